@@ -1,0 +1,1 @@
+"""An asyncio-native distributed runtime."""

@@ -1,0 +1,201 @@
+"""The one exception tree.
+
+Every error that ends a call says whether the work may have run: see `Outcome` and `ActorliteError.outcome`.
+Names are Ray's where the concept is Ray's; each class subclasses the builtin that it resembles.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Outcome(Enum):
+    """What is known about the work behind a failed call."""
+
+    NOT_EXECUTED = "not executed"
+    """The callee certainly did not start: repeating the call is safe."""
+    UNKNOWN = "unknown outcome"
+    """The callee may have run, wholly or in part."""
+    EXECUTED = "executed"
+    """The callee ran and ended; the error is its result."""
+
+
+class ActorliteError(Exception):
+    """Base of all errors raised by actorlite."""
+
+    default_outcome = Outcome.NOT_EXECUTED
+
+    def __init__(self, message: str = "", *, outcome: Outcome | None = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome or self.default_outcome
+
+    @property
+    def may_have_run(self) -> bool:
+        """False only when repeating the call is certainly safe."""
+        return self.outcome is not Outcome.NOT_EXECUTED
+
+
+# --- the session ------------------------------------------------------------------------------------------
+
+
+class NoSessionError(ActorliteError, RuntimeError):
+    """No session is current, or several are open and none was chosen."""
+
+
+class SessionClosedError(ActorliteError, RuntimeError):
+    """The session was shut down, or its node is gone."""
+
+
+class BlockingCallError(ActorliteError, RuntimeError):
+    """A blocking wait on a thread that runs an event loop; await the reference instead."""
+
+
+# --- what user code raised ----------------------------------------------------------------------------------
+
+
+class TaskError(ActorliteError):
+    """User code raised an exception that could not be carried over; type, arguments and traceback are in the text."""
+
+    default_outcome = Outcome.EXECUTED
+
+    def __init__(self, message: str = "", *, type_name: str = "", traceback_text: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.traceback_text = traceback_text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_task_error, (str(self), self.type_name, self.traceback_text)
+
+
+def _rebuild_task_error(message: str, type_name: str, traceback_text: str) -> TaskError:
+    return TaskError(message, type_name=type_name, traceback_text=traceback_text)
+
+
+class SerializationError(ActorliteError, TypeError):
+    """A value, function or class cannot be pickled; `path` names the offending member, like `cfg.db._lock`."""
+
+    def __init__(self, message: str = "", *, path: str = "", outcome: Outcome | None = None) -> None:
+        super().__init__(message, outcome=outcome)
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_serialization_error, (str(self), self.path, self.outcome)
+
+
+def _rebuild_serialization_error(message: str, path: str, outcome: Outcome) -> SerializationError:
+    return SerializationError(message, path=path, outcome=outcome)
+
+
+# --- how a call can end without its result ------------------------------------------------------------------
+
+
+class TaskCancelledError(ActorliteError):
+    """The work was cancelled by `al.cancel` or by its caller."""
+
+
+class WorkerCrashedError(ActorliteError):
+    """The worker process died while it ran the task, and no retry is left."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class TaskUnschedulableError(ActorliteError):
+    """No node can ever satisfy the task's resource request; the text names the shortfall."""
+
+
+class ActorUnschedulableError(ActorliteError):
+    """No node can ever satisfy the actor's resource request; the text names the shortfall."""
+
+
+class ActorError(ActorliteError):
+    """Base of the errors about an actor's life."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class ActorDiedError(ActorError):
+    """The actor is gone for good. `actor_init_failed` is True when its constructor raised."""
+
+    def __init__(self, message: str = "", *, actor_init_failed: bool = False, outcome: Outcome | None = None) -> None:
+        super().__init__(message, outcome=outcome)
+        self.actor_init_failed = actor_init_failed
+
+
+class ActorUnavailableError(ActorError):
+    """The actor cannot be reached now; it may come back."""
+
+
+class PendingCallsLimitExceeded(ActorliteError):
+    """This caller already has `max_pending_calls` unanswered calls on the actor."""
+
+
+class GetTimeoutError(ActorliteError, TimeoutError):
+    """`get` or `wait` gave up waiting; the work itself goes on."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class DeadlineExceeded(ActorliteError, TimeoutError):
+    """The call's own budget (`timeout=`) ran out."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class NodeDiedError(ActorliteError):
+    """The node daemon, or its zygote, is gone and took its workers with it."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class NodeStartError(ActorliteError, RuntimeError):
+    """The node daemon did not start; the text carries what it said."""
+
+
+class WorkerStartError(ActorliteError, RuntimeError):
+    """A worker process could not be started or did not become ready."""
+
+
+# --- objects ------------------------------------------------------------------------------------------------
+
+
+class ObjectLostError(ActorliteError):
+    """The value is gone and cannot be made again."""
+
+    default_outcome = Outcome.EXECUTED
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that owned the value ended, and the value with it."""
+
+
+# --- transport and wire -------------------------------------------------------------------------------------
+
+
+class TransportError(ActorliteError, ConnectionError):
+    """Base of everything that goes wrong between two processes."""
+
+
+class ConnectFailed(TransportError):
+    """Nobody listens at the address, or it cannot be used."""
+
+
+class ConnectionLost(TransportError):
+    """An open connection ended: closed by us, closed by the peer, or broken; the text says which."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class ProtocolError(TransportError):
+    """The peer sent what the protocol does not allow."""
+
+
+class FrameTooLarge(ProtocolError):
+    """A frame above the limit was announced and refused before anything was allocated."""
+
+
+class AuthenticationError(TransportError, PermissionError):
+    """The peer does not know the cluster token, or runs as another user."""
+
+
+class VersionMismatch(TransportError):
+    """The peer speaks another protocol version or runs another minor version of Python."""

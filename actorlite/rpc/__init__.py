@@ -1,0 +1,1 @@
+"""One connection between two processes: handshake, requests, replies, descriptors."""

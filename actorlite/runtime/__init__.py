@@ -1,0 +1,1 @@
+"""The runtime that every process has: it owns references and submits work."""
