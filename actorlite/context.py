@@ -1,0 +1,177 @@
+"""The current session, the current call, and the runtime as the public surface sees it.
+
+`ObjectRef` and the decorators need a runtime without importing one: it is declared here as Protocols and implemented in
+`actorlite.runtime`. The current session is looked up as: the `ContextVar`; else the process's only open session.
+A `ContextVar` alone is not seen in request handlers, threads and fixtures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from actorlite.errors import NoSessionError
+from actorlite.ids import ActorId, ObjectId, ProcessId
+
+if TYPE_CHECKING:
+    from actorlite.definitions import ActorDefinition, FunctionDefinition, MethodDefinition
+    from actorlite.options import ActorOptions, MethodOptions, TaskOptions
+    from actorlite.refs import ObjectRef
+
+Args = tuple[Any, ...]
+Kwargs = Mapping[str, Any]
+
+
+class ActorLink(Protocol):
+    """One actor as one process sees it: what an `ActorHandle` holds."""
+
+    @property
+    def id(self) -> ActorId: ...
+
+    @property
+    def definition(self) -> ActorDefinition: ...
+
+    @property
+    def runtime(self) -> Runtime: ...
+
+    @property
+    def state(self) -> str:
+        """A word of `state/actors.py`: `"PENDING_CREATION"`, `"ALIVE"`, `"DEAD"`, ..."""
+
+    def call(self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
+        """Submit; returns an `ObjectRef` (a list of them for `num_returns` above 1, None for 0)."""
+
+    async def run(self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
+        """Structured call: the value itself; cancelling the awaiting task cancels the remote work."""
+
+    async def submit(self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
+        """`call` that waits for room instead of raising `PendingCallsLimitExceeded`."""
+
+
+class Runtime(Protocol):
+    """What every process of a session has: it owns references and submits work."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def process(self) -> ProcessId: ...
+
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def job(self) -> str: ...
+
+    @property
+    def node_pid(self) -> int: ...
+
+    @property
+    def address(self) -> str:
+        """The address the session was opened with, as shown to users."""
+
+    def in_loop(self) -> bool:
+        """Whether the calling thread is the one that runs this runtime's loop."""
+
+    # tasks
+    def submit(self, definition: FunctionDefinition, args: Args, kwargs: Kwargs, options: TaskOptions) -> Any: ...
+
+    async def run(self, definition: FunctionDefinition, args: Args, kwargs: Kwargs, options: TaskOptions) -> Any: ...
+
+    # actors
+    def create_actor(
+        self, definition: ActorDefinition, args: Args, kwargs: Kwargs, options: ActorOptions
+    ) -> ActorLink: ...
+
+    async def kill(self, link: ActorLink, *, no_restart: bool) -> None: ...
+
+    async def actor_ready(self, link: ActorLink) -> None:
+        """Return once the constructor has run; raises what creation ended with."""
+
+    # objects
+    async def put(self, value: Any) -> ObjectRef[Any]: ...
+
+    async def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> bool: ...
+
+    def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
+        """Start to fetch a reference owned by another process (`value`), or only its readiness. From any thread."""
+
+    def unwrap(self, encoded: Any) -> Any:
+        """Decode a value, or raise the error that it carries."""
+
+    def export(self, ref: ObjectRef[Any]) -> tuple[ObjectId, str]:
+        """The id and the owner's address, for a message."""
+
+
+class CallScope(Protocol):
+    """The call that user code runs in, for `runtime_context()` and for giving the CPU back while it waits."""
+
+    @property
+    def info(self) -> CallInfo: ...
+
+    def enter_wait(self) -> None:
+        """The call blocks in `get`, `wait` or `await ref`: its CPU goes back to the node. From any thread."""
+
+    def leave_wait(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What `runtime_context()` tells about the running call."""
+
+    task_id: ObjectId
+    task_name: str
+    function_name: str
+    attempt: int
+    actor_id: ActorId | None
+    actor_name: str | None
+    actor: ActorLink | None
+    resources: Mapping[str, float]
+
+
+current_call: ContextVar[CallScope | None] = ContextVar("actorlite_call", default=None)
+current_runtime: ContextVar[Runtime | None] = ContextVar("actorlite_runtime", default=None)
+
+
+class _OpenSessions:
+    """The registry of this process's open driver sessions: the one process-wide variable."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runtimes: list[Runtime] = []
+
+    def add(self, runtime: Runtime) -> None:
+        with self._lock:
+            self._runtimes.append(runtime)
+
+    def discard(self, runtime: Runtime) -> None:
+        with self._lock:
+            self._runtimes = [each for each in self._runtimes if each is not runtime]
+
+    def all(self) -> Sequence[Runtime]:
+        return tuple(self._runtimes)
+
+
+sessions = _OpenSessions()
+
+
+def find_runtime() -> Runtime:
+    """The current session's runtime. Raises `NoSessionError` naming the open ones and the remedies."""
+    runtime = current_runtime.get()
+    if runtime is not None:
+        return runtime
+    open_now = sessions.all()
+    if len(open_now) == 1:
+        return open_now[0]
+    if not open_now:
+        raise NoSessionError("no session is open: write `async with al.init(): ...`, or `await al.init()` first")
+    listed = ", ".join(repr(each) for each in open_now)
+    raise NoSessionError(
+        f"{len(open_now)} sessions are open ({listed}) and none is current here: enter one with "
+        "`with session.use(): ...`, or name it per call with `f.options(session=session)`"
+    )
+

@@ -1,0 +1,54 @@
+"""What a decorator or an actor class turns user code into: plain values that the runtime submits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from actorlite.options import ActorOptions, MethodOptions, TaskOptions
+from actorlite.signatures import CallShape
+
+
+class CallKind(Enum):
+    """How user code runs: plain code in a thread, coroutines on the worker's loop."""
+
+    PLAIN = "plain"
+    COROUTINE = "coroutine"
+    GENERATOR = "generator"
+    ASYNC_GENERATOR = "async generator"
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class FunctionDefinition:
+    """A remote function. Compared by identity: its code is encoded once per session."""
+
+    function: Callable[..., Any]
+    name: str
+    kind: CallKind
+    shape: CallShape
+    options: TaskOptions
+
+
+@dataclass(frozen=True, slots=True)
+class MethodDefinition:
+    """A method as a handle sees it; plain data, so that it travels with the handle."""
+
+    name: str
+    kind: CallKind
+    shape: CallShape
+    options: MethodOptions
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class ActorDefinition:
+    """An actor class. `cls` is None in a process that only received a handle."""
+
+    cls: type[Any] | None
+    name: str
+    constructor: CallShape
+    methods: Mapping[str, MethodDefinition]
+    options: ActorOptions
+    attributes: frozenset[str] = field(default_factory=frozenset)
+    """Names that exist on the class but are no methods, for a clear `AttributeError`."""
