@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -103,8 +103,8 @@ class Runtime(Protocol):
     def unwrap(self, encoded: Any) -> Any:
         """Decode a value, or raise the error that it carries."""
 
-    def export(self, ref: ObjectRef[Any]) -> tuple[ObjectId, str]:
-        """The id and the owner's address, for a message."""
+    def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:
+        """How the reference is rebuilt in the process that receives it (as `__reduce__` says it)."""
 
 
 class CallScope(Protocol):
