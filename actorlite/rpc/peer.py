@@ -1,0 +1,302 @@
+"""One connection to one process: calls with their answers, requests, one-way messages, cancels.
+
+The peer knows ids, not meanings. What arrives is either an answer, given to whoever waits for its id, or goes to the handler
+of its type. When the connection ends, everybody who waits is told exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import actorlite.errors as errors
+from actorlite.errors import ActorliteError, ConnectionLost, ProtocolError, TransportError
+from actorlite.rpc.handshake import MAX_HANDSHAKE_BYTES, Handshake
+from actorlite.transport import Address, Buffer, Connection
+from actorlite.wire.messages import (
+    Cancel,
+    DecodeError,
+    Exists,
+    Failed,
+    Identity,
+    Rejected,
+    Replies,
+    Reply,
+    Request,
+    Response,
+    StreamItem,
+    decode,
+    encode,
+)
+
+logger = logging.getLogger("actorlite.rpc")
+
+MAX_MESSAGE_BYTES = 2**31
+"""What an authenticated peer may send in one message. Larger values belong into the object store."""
+
+MAX_UNANSWERED = 2**20
+"""Calls in flight to one process; more wait here. Only a bound on memory: far above what a working program reaches."""
+
+ANSWERS = frozenset({Reply, Replies, Failed, Rejected, Response, Exists})
+
+
+class Pending(Protocol):
+    """Somebody who waits for the answer to one id."""
+
+    def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
+        """The answer; once. For a stream, called for each `StreamItem` too."""
+
+    def lost(self, error: ConnectionLost) -> None:
+        """The connection ended first; once, instead of `answered`. `error.outcome` says whether the work may have run."""
+
+
+MessageHandler = Callable[["Peer", Any, Sequence[memoryview]], None]
+RequestHandler = Callable[["Peer", Any], Awaitable[Any]]
+
+
+class Handlers:
+    """What a process does with messages that are no answers; shared by all its peers."""
+
+    def __init__(self) -> None:
+        self.messages: dict[type, MessageHandler] = {}
+        self.requests: dict[type, RequestHandler] = {}
+
+    def on_messages(self, table: Mapping[type, MessageHandler]) -> None:
+        self.messages.update(table)
+
+    def on_requests(self, table: Mapping[type, RequestHandler]) -> None:
+        self.requests.update(table)
+
+
+class Peer:
+    """The `Sink` of one connection, first for the handshake, then for everything else."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handlers: Handlers,
+        handshake: Handshake,
+        on_open: Callable[[Peer], None],
+        on_closed: Callable[[Peer, ConnectionLost | None], None],
+    ) -> None:
+        self.max_message_bytes = MAX_HANDSHAKE_BYTES
+        self.opened: asyncio.Future[Peer] = loop.create_future()
+        self.is_open = False
+        self.sent_code: set[bytes] = set()
+        """Digests of the code that this peer has been sent."""
+        self._loop = loop
+        self._handlers = handlers
+        self._handshake: Handshake | None = handshake
+        self._identity: Identity | None = None
+        self._on_open = on_open
+        self._on_closed = on_closed
+        self._connection: Connection | None = None
+        self._pending: dict[int, Pending] = {}
+        self._deferred: deque[tuple[int, Pending, tuple[Buffer, ...]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = False
+        self._refusal: TransportError | None = None
+
+    # --- life
+
+    def attach(self, connection: Connection) -> None:
+        """The connection that this is the sink of; the connecting side starts the handshake."""
+        self._connection = connection
+
+    def start(self) -> None:
+        assert self._handshake is not None and self._connection is not None
+        self._connection.send(self._handshake.start())
+
+    @property
+    def identity(self) -> Identity:
+        if self._identity is None:
+            raise ProtocolError("the handshake is not over")
+        return self._identity
+
+    @property
+    def address(self) -> Address:
+        return self._connection.peer if self._connection is not None else "?"
+
+    async def drain(self) -> None:
+        if self._connection is not None:
+            await self._connection.drain()
+
+    async def aclose(self) -> None:
+        """Close the connection; everybody who waits is told. Idempotent."""
+        if self._connection is not None:
+            await self._connection.aclose()
+
+    def refuse(self, error: TransportError) -> None:
+        """End a connection whose handshake failed or never came; on the loop, without waiting."""
+        if self._ended or self._refusal is not None or self._connection is None:
+            return
+        self._refusal = error
+        if self._handshake is not None and (text := self._handshake.refusal(error)) is not None:
+            self._connection.send(text)
+        self._spawn(self._connection.aclose())
+
+    def __repr__(self) -> str:
+        who = "handshaking" if self._identity is None else f"{self._identity.role} {self._identity.process}"
+        state = "open" if self.is_open else "closed" if self._ended else "opening"
+        return f"<Peer {who} {state} pending={len(self._pending)} deferred={len(self._deferred)}>"
+
+    # --- sending
+
+    def send(self, *parts: Buffer) -> None:
+        """One message, without an answer. Raises `ConnectionLost`."""
+        if self._connection is None or self._ended:
+            raise ConnectionLost(f"the connection to {self.address} is closed", outcome=errors.Outcome.NOT_EXECUTED)
+        self._connection.send(*parts)
+
+    def call(self, id: int, pending: Pending, *parts: Buffer) -> None:
+        """One message with an answer under `id`. Raises `ConnectionLost` when surely nothing was sent."""
+        if len(self._pending) >= MAX_UNANSWERED:
+            self._deferred.append((id, pending, parts))
+            return
+        self.send(*parts)
+        self._pending[id] = pending
+
+    def cancel(self, id: int) -> None:
+        """Ask for the end of call `id`; its answer still comes. Never raises: a lost connection has told the caller."""
+        if id in self._pending and not self._ended:
+            self.send(encode(Cancel(id)))
+            return
+        for entry in self._deferred:
+            if entry[0] == id:
+                self._deferred.remove(entry)
+                entry[1].answered(Rejected(id, "cancelled"), ())
+                return
+
+    async def request(self, id: int, body: Any) -> Any:
+        """Ask and await the typed response. Raises the error that the other side answered, or `ConnectionLost`."""
+        pending = _RequestPending(self._loop.create_future())
+        self.call(id, pending, encode(Request(id, body)))
+        try:
+            response = await pending.future
+        except asyncio.CancelledError:
+            self._pending.pop(id, None)
+            raise
+        if response.error:
+            kind = getattr(errors, response.error_kind, ActorliteError)
+            raise kind(response.error)
+        return response.body
+
+    # --- receiving (the Sink)
+
+    def message(self, parts: Sequence[memoryview]) -> None:
+        if self._handshake is not None:
+            self._shake(parts)
+            return
+        try:
+            message = decode(parts[0])
+        except DecodeError as error:
+            raise ProtocolError(f"undecodable message from {self!r}: {error}") from None
+        kind = type(message)
+        if kind in ANSWERS:
+            pending = self._pending.pop(message.id, None)
+            if pending is not None:
+                pending.answered(message, parts)
+            if self._deferred:
+                self._send_deferred()
+        elif kind is StreamItem:
+            pending = self._pending.get(message.id)
+            if pending is not None:
+                pending.answered(message, parts)
+        elif kind is Request:
+            self._serve(message)
+        else:
+            handler = self._handlers.messages.get(kind)
+            if handler is None:
+                raise ProtocolError(f"this process does not take {kind.__name__}, sent by {self!r}")
+            handler(self, message, parts)
+
+    def closed(self, error: ConnectionLost | None) -> None:
+        self._ended = True
+        was_open, self.is_open = self.is_open, False
+        lost = error or ConnectionLost(f"the connection to {self.address} was closed here")
+        pending, self._pending = self._pending, {}
+        deferred, self._deferred = self._deferred, deque()
+        for each in pending.values():
+            each.lost(lost)
+        unsent = ConnectionLost(str(lost), outcome=errors.Outcome.NOT_EXECUTED)
+        for _, each, _ in deferred:
+            each.lost(unsent)
+        for task in self._tasks:
+            task.cancel()
+        if not self.opened.done():
+            self.opened.set_exception(self._refusal or lost)
+            self.opened.exception()  # nobody may be waiting: an accepted connection that failed is logged, not raised
+        if was_open:
+            self._on_closed(self, error)
+
+    # --- inside
+
+    def _shake(self, parts: Sequence[memoryview]) -> None:
+        handshake = self._handshake
+        if handshake is None or self._refusal is not None:
+            return
+        try:
+            answer = handshake.receive(parts[0])
+        except TransportError as error:
+            self.refuse(error)
+            return
+        if answer is not None:
+            self.send(answer)
+        if handshake.done:
+            self._handshake = None
+            self._identity = handshake.peer
+            self.max_message_bytes = MAX_MESSAGE_BYTES
+            self.is_open = True
+            self._on_open(self)
+            if not self.opened.done():
+                self.opened.set_result(self)
+
+    def _serve(self, request: Request) -> None:
+        handler = self._handlers.requests.get(type(request.body))
+        if handler is None:
+            self.send(encode(Response(request.id, None, f"{type(request.body).__name__} is not served here", "ProtocolError")))
+            return
+        self._spawn(self._respond(request, handler))
+
+    async def _respond(self, request: Request, handler: RequestHandler) -> None:
+        try:
+            response = Response(request.id, await handler(self, request.body))
+        except ActorliteError as error:
+            response = Response(request.id, None, str(error), type(error).__name__)
+        except Exception as error:
+            logger.exception("request %s failed", type(request.body).__name__)
+            response = Response(request.id, None, f"{type(error).__name__}: {error}", "ActorliteError")
+        if not self._ended:
+            self.send(encode(response))
+
+    def _send_deferred(self) -> None:
+        while self._deferred and len(self._pending) < MAX_UNANSWERED and not self._ended:
+            id, pending, parts = self._deferred.popleft()
+            self.send(*parts)
+            self._pending[id] = pending
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _RequestPending:
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Response]) -> None:
+        self.future = future
+
+    def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
+        if not self.future.done():
+            self.future.set_result(message)
+
+    def lost(self, error: ConnectionLost) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+__all__ = ["Handlers", "Peer", "Pending"]

@@ -1,0 +1,419 @@
+"""Every message as a typed frozen struct, in one tagged union with one decoder.
+
+A message is a list of buffers. The first is one of these structs; the rest are the payload's buffers. A payload (an encoded
+user value) whose in-band bytes are small travels inside the struct; otherwise the first extra part holds them.
+
+Tags are part of the protocol: never reuse one. `PROTOCOL_VERSION` changes when the meaning of a message changes.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+from msgspec import Struct
+
+from actorlite.ids import ActorId, ObjectId, ProcessId
+
+PROTOCOL_VERSION = 1
+
+INLINE_PAYLOAD_BYTES = 16 * 1024
+"""In-band payload bytes up to this size travel inside the struct: one part is cheaper than two until about here."""
+
+
+class _Message(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
+    pass
+
+
+# --- handshake ----------------------------------------------------------------------------------------------
+
+
+class Identity(_Message):
+    """Who a process is; sent by both sides and covered by both proofs."""
+
+    process: ProcessId
+    role: str
+    """`"driver"`, `"worker"` or `"node"`."""
+    address: str
+    """Where the process accepts connections; empty when it does not."""
+    pid: int
+    python: str
+    """Minor version, `"3.12"`: code goes by value, so it must be equal."""
+
+
+class Hello(_Message, tag=1):
+    """The connecting side's first message."""
+
+    version: int
+    identity: Identity
+    nonce: bytes
+
+
+class Challenge(_Message, tag=2):
+    identity: Identity
+    nonce: bytes
+    proof: bytes
+
+
+class Proof(_Message, tag=3):
+    proof: bytes
+
+
+class Welcome(_Message, tag=4):
+    pass
+
+
+class Refused(_Message, tag=5):
+    """The handshake failed; `kind` is `"version"` or `"authentication"`."""
+
+    kind: str
+    text: str
+
+
+# --- payloads and envelopes -----------------------------------------------------------------------------------
+
+
+class Payload(_Message):
+    """An encoded user value. `parts` counts the message parts that belong to it, after those of earlier payloads."""
+
+    kind: int
+    data: bytes
+    parts: int = 0
+    refs: tuple[tuple[ObjectId, str], ...] = ()
+    """The references contained in the value and their owners' addresses: visible without unpickling."""
+
+
+class Hop(_Message):
+    """One call of a chain of structured calls."""
+
+    target: str
+    call: ObjectId
+
+
+class Envelope(_Message):
+    """What goes with a call when it is there; most calls have none."""
+
+    attempt: int = 0
+    budget_s: float | None = None
+    """What is left of the caller's deadline; a duration, since clocks differ."""
+    parent: ObjectId | None = None
+    chain: tuple[Hop, ...] = ()
+    """The structured calls that wait for this one, outermost first; at most `MAX_CHAIN`."""
+    structured: bool = False
+    trace: str = ""
+    """W3C `traceparent`."""
+    name: str = ""
+    num_returns: int = 1
+
+
+MAX_CHAIN = 64
+
+
+class Slot(_Message):
+    """A top-level argument given as a reference: its value (`payload`), or where to fetch it."""
+
+    position: int | str
+    """Index of a positional argument, or name of a keyword argument."""
+    payload: Payload | None = None
+    ref: tuple[ObjectId, str] | None = None
+
+
+class Define(_Message, tag=10):
+    """Code by content: precedes its first use on a connection. The code is in the payload."""
+
+    digest: bytes
+    name: str
+    payload: Payload
+
+
+class TaskCall(_Message, tag=11):
+    """Run the function `code`."""
+
+    id: int
+    code: bytes
+    args: Payload
+    envelope: Envelope | None = None
+    slots: tuple[Slot, ...] = ()
+
+
+class ActorCall(_Message, tag=12):
+    """Call `method` of the actor `target`."""
+
+    id: int
+    target: ActorId
+    method: str
+    args: Payload
+    envelope: Envelope | None = None
+    slots: tuple[Slot, ...] = ()
+
+
+class CreateActor(_Message, tag=13):
+    """Make the actor `target` from the class `code`; answered by `Reply` when `on_start` is through."""
+
+    id: int
+    target: ActorId
+    code: bytes
+    args: Payload
+    max_concurrency: int = 1
+    shared: bool = False
+    name: str = ""
+    slots: tuple[Slot, ...] = ()
+
+
+class Reply(_Message, tag=20):
+    """The result of call `id`."""
+
+    id: int
+    value: Payload
+
+
+class Replies(_Message, tag=21):
+    """The results of a call with `num_returns` above 1."""
+
+    id: int
+    values: tuple[Payload, ...]
+
+
+class Failed(_Message, tag=22):
+    """User code raised; `failure` is made by `wire.failures`."""
+
+    id: int
+    failure: bytes
+
+
+class Rejected(_Message, tag=23):
+    """The call did not run. `reason` is a member of `REJECTIONS`."""
+
+    id: int
+    reason: str
+    text: str = ""
+
+
+HANDED_BACK = "handed back"
+"""The task was queued behind one that takes long: its owner may place it elsewhere."""
+NO_SUCH_ACTOR = "no such actor"
+ACTOR_DIED = "actor died"
+CANCELLED = "cancelled"
+EXPIRED = "expired"
+BAD_REQUEST = "bad request"
+REJECTIONS = frozenset({HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST})
+
+
+class Cancel(_Message, tag=24):
+    """Stop call `id`, also when it is not known yet. Answered by the call's own reply."""
+
+    id: int
+
+
+class StreamItem(_Message, tag=25):
+    """One item of the streaming answer to call `id`; `index` counts from 0. The stream ends with `Reply` or `Failed`."""
+
+    id: int
+    index: int
+    value: Payload
+
+
+class Credit(_Message, tag=26):
+    """The receiver of stream `id` has room for `items` more."""
+
+    id: int
+    items: int
+
+
+class Taken(_Message, tag=27):
+    """The references contained in the reply to `id` are registered with their owners: the sender may let them go."""
+
+    id: int
+
+
+# --- references -----------------------------------------------------------------------------------------------
+
+
+class Borrow(_Message, tag=30):
+    """The sender holds the object, which the receiver owns. Idempotent."""
+
+    object: ObjectId
+
+
+class Release(_Message, tag=31):
+    """The sender no longer holds the object."""
+
+    object: ObjectId
+
+
+class Fetch(_Message, tag=32):
+    """Answer with the object's value once it exists; without `value`, say only that it does (`Exists`)."""
+
+    id: int
+    object: ObjectId
+    value: bool
+
+
+class Exists(_Message, tag=33):
+    """The object of fetch `id` is ready; its value stays with the owner."""
+
+    id: int
+
+
+# --- requests between daemon, drivers and workers ---------------------------------------------------------------
+
+
+class Request(_Message, tag=40):
+    id: int
+    body: RequestBody
+
+
+class Response(_Message, tag=41):
+    id: int
+    body: ResponseBody | None = None
+    error: str = ""
+    error_kind: str = ""
+
+
+class RegisterDriver(_Message, tag=100):
+    job: str
+    sys_path: tuple[str, ...]
+    cwd: str
+
+
+class RegisterWorker(_Message, tag=101):
+    pass
+
+
+class LeaseWorker(_Message, tag=102):
+    """Ask for a worker: `needs` units of CPU to be placed, `holds` of them kept until the lease is returned."""
+
+    needs: int
+    holds: int
+    purpose: str
+    """`"task"`, `"actor"` (the worker is for one actor only) or `"shared"` (the job's worker for light actors)."""
+    label: str = ""
+
+
+class ReturnLease(_Message, tag=103):
+    """`reuse` is False for a worker whose state is not clean; it is ended."""
+
+    lease: int
+    reuse: bool = True
+
+
+class WithdrawLeases(_Message, tag=104):
+    """The sender no longer needs these requests that were not granted yet."""
+
+    requests: tuple[int, ...]
+
+
+class Reclaim(_Message, tag=105):
+    """Somebody waits for room: leases without work should come back now."""
+
+
+class Blocked(_Message, tag=106):
+    """The worker's task waits for others (`blocked`), or goes on: its CPU is free meanwhile."""
+
+    blocked: bool
+
+
+class KillWorker(_Message, tag=107):
+    process: ProcessId
+
+
+class WhyDied(_Message, tag=108):
+    """How did that process end? Answered when it has ended, or after a short wait."""
+
+    process: ProcessId
+
+
+class NodeStatus(_Message, tag=109):
+    pass
+
+
+class StopNode(_Message, tag=110):
+    pass
+
+
+class Retire(_Message, tag=111):
+    """May this idle worker end? No when it owns objects that others hold."""
+
+
+class StopActor(_Message, tag=112):
+    """Run `on_stop` and forget the actor; queued calls fail. `graceful` False skips `on_stop`."""
+
+    target: ActorId
+    graceful: bool
+
+
+class ResolveActor(_Message, tag=113):
+    """Where does this actor, which the receiver created, live? Answered when it is alive."""
+
+    target: ActorId
+
+
+class PingRequest(_Message, tag=114):
+    pass
+
+
+class NodeInfo(_Message, tag=120):
+    pid: int
+    cpu_units: int
+    session_directory: str
+
+
+class Lease(_Message, tag=121):
+    lease: int
+    process: ProcessId
+    address: str
+    pid: int
+
+
+class Death(_Message, tag=122):
+    """`known` False: the process still runs, as far as its node knows."""
+
+    known: bool
+    text: str
+    pid: int = 0
+
+
+class Status(_Message, tag=123):
+    pid: int
+    address: str
+    cpu_units: int
+    cpu_units_free: int
+    workers: tuple[tuple[ProcessId, int, str], ...]
+    """Process, pid, and what it is used for."""
+    jobs: tuple[str, ...]
+    waiting: int
+
+
+class Yes(_Message, tag=124):
+    value: bool
+
+
+class ActorPlace(_Message, tag=125):
+    """`address` of the hosting worker; empty with `error` when the actor is dead."""
+
+    process: ProcessId
+    address: str
+    pid: int
+    error: str = ""
+    init_failed: bool = False
+
+
+RequestBody = Union[
+    RegisterDriver, RegisterWorker, LeaseWorker, ReturnLease, KillWorker, WhyDied, NodeStatus, StopNode, Retire, StopActor,
+    ResolveActor, PingRequest,
+]  # fmt: skip  # noqa: UP007
+ResponseBody = Union[NodeInfo, Lease, Death, Status, Yes, ActorPlace]  # noqa: UP007
+HandshakeMessage = Union[Hello, Challenge, Proof, Welcome, Refused]  # noqa: UP007
+Message = Union[
+    Hello, Challenge, Proof, Welcome, Refused,
+    Define, TaskCall, ActorCall, CreateActor,
+    Reply, Replies, Failed, Rejected, Cancel, StreamItem, Credit, Taken,
+    Borrow, Release, Fetch, Exists,
+    Request, Response, WithdrawLeases, Reclaim, Blocked,
+]  # fmt: skip  # noqa: UP007
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Message).decode
+decode_handshake = msgspec.msgpack.Decoder(HandshakeMessage).decode
+DecodeError = msgspec.DecodeError
+"""Raised by the decoders for bytes that are no message; `msgspec.ValidationError` is a subclass."""
