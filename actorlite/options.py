@@ -1,0 +1,414 @@
+"""What decorators, class keywords and `.options()` accept, validated: names and defaults are Ray's.
+
+An unknown keyword is a `TypeError` naming the nearest one, a wrong type a `TypeError`, a bad value a `ValueError`.
+Options whose behaviour this version does not have are validated all the same; a value that asks for the missing
+behaviour is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar
+
+from actorlite.resources import to_units
+
+if TYPE_CHECKING:
+    from actorlite.context import Runtime
+
+_O = TypeVar("_O", "TaskOptions", "ActorOptions", "MethodOptions")
+
+NOT_YET: Mapping[str, str] = {
+    "num_gpus": "GPU resources",
+    "memory": "memory as a resource",
+    "resources": "custom resources",
+    "accelerator_type": "accelerator types",
+    "scheduling_strategy": "scheduling strategies and placement groups",
+    "label_selector": "label selectors",
+    "fallback_strategy": "fallback strategies",
+    "runtime_env": "runtime environments",
+    "retry_exceptions": "retries on exceptions",
+    "max_calls": "recycling a worker after a number of calls",
+    "enable_task_events": "switching task events off",
+    "max_restarts": "actor restarts",
+    "max_task_retries": "retries of actor calls",
+    "lifetime": "detached actors",
+    "namespace": "looking actors up by name",
+    "get_if_exists": "looking actors up by name",
+    "concurrency_groups": "concurrency groups",
+    "concurrency_group": "concurrency groups",
+    "allow_out_of_order_execution": "out-of-order execution",
+    "reentrant": "reentrant actors",
+    "mailbox": "bounded mailboxes",
+}
+"""Options known by name whose behaviour is not in this version, and what that behaviour is called."""
+
+
+class SessionLike(Protocol):
+    """What `.options(session=...)` takes: an open session."""
+
+    @property
+    def runtime(self) -> Runtime: ...
+
+
+class TaskOptionsDict(TypedDict, total=False):
+    """Keywords of `@al.remote(...)` on functions."""
+
+    num_cpus: float | None
+    max_retries: int | None
+    name: str | None
+    timeout: float | None
+
+
+class TaskCallOptionsDict(TaskOptionsDict, total=False):
+    """Keywords of `f.options(...)`; `num_returns` is written out where it changes the type of the result."""
+
+    session: SessionLike | None
+
+
+class ActorOptionsDict(TypedDict, total=False):
+    """Class keywords of an `al.Actor`, and keywords of `@al.remote(...)` on classes."""
+
+    num_cpus: float | None
+    max_concurrency: int | None
+    max_pending_calls: int | None
+    process: Literal["dedicated", "shared"]
+    name: str | None
+
+
+class ActorCallOptionsDict(ActorOptionsDict, total=False):
+    """Keywords of `Cls.options(...)`."""
+
+    session: SessionLike | None
+
+
+class MethodOptionsDict(TypedDict, total=False):
+    """Keywords of `@al.method(...)` and `handle.method.options(...)` beside `num_returns`."""
+
+    name: str | None
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """Validated options of a task; build with `make`, change with `merged`."""
+
+    num_cpus: float | None = None
+    """None means the default: one CPU while the task runs."""
+    max_retries: int = 3
+    """How often the task runs again when its worker dies; -1 is without end."""
+    num_returns: int = 1
+    name: str | None = None
+    timeout: float | None = None
+    """The whole budget of the call in seconds, queueing included."""
+
+    @classmethod
+    def make(cls, **keywords: Any) -> TaskOptions:
+        return cls(**_validated(_TASK, keywords, per_call=False))
+
+    def merged(self, **keywords: Any) -> TaskOptions:
+        """These options with some replaced, as `.options()` does."""
+        return _merged(self, _TASK, keywords)
+
+
+@dataclass(frozen=True, slots=True)
+class ActorOptions:
+    """Validated options of an actor."""
+
+    num_cpus: float | None = None
+    """None: one CPU to be placed, none while alive. Given: held for the actor's life."""
+    max_concurrency: int = 1
+    max_pending_calls: int = -1
+    """Unanswered calls per caller; -1 is without limit."""
+    process: str = "dedicated"
+    name: str | None = None
+
+    @classmethod
+    def make(cls, **keywords: Any) -> ActorOptions:
+        return cls(**_validated(_ACTOR, keywords, per_call=False))
+
+    def merged(self, **keywords: Any) -> ActorOptions:
+        """These options with some replaced, as `.options()` does."""
+        return _merged(self, _ACTOR, keywords)
+
+
+@dataclass(frozen=True, slots=True)
+class MethodOptions:
+    """Validated options of one method, or of one call of it."""
+
+    num_returns: int = 1
+    name: str | None = None
+    timeout: float | None = None
+
+    @classmethod
+    def make(cls, **keywords: Any) -> MethodOptions:
+        return cls(**_validated(_METHOD, keywords, per_call=False))
+
+    def merged(self, **keywords: Any) -> MethodOptions:
+        """These options with some replaced, as `.options()` does."""
+        return _merged(self, _METHOD, keywords)
+
+
+Check = Callable[[str, Any], None]
+
+
+def _type_error(name: str, value: object, expected: str) -> TypeError:
+    return TypeError(f"option {name} must be {expected}, not {value!r} of type {type(value).__name__}")
+
+
+def _quantity(name: str, value: Any) -> None:
+    to_units(f"option {name}", value)
+
+
+def _gpus(name: str, value: Any) -> None:
+    _quantity(name, value)
+    if value > 1 and value != int(value):
+        raise ValueError(f"option {name}={value!r}: above 1 it must be a whole number of devices")
+
+
+_PREDEFINED = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+
+
+def _resources(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise _type_error(name, value, "a dict of names and quantities")
+    for key, quantity in value.items():
+        if not isinstance(key, str):
+            raise _type_error(f"{name} key", key, "a str")
+        if key in _PREDEFINED:
+            raise ValueError(f"option {name} must not contain {key!r}: use {_PREDEFINED[key]}=...")
+        if key in ("object_store_memory", "bundle"):
+            raise ValueError(f"option {name} must not contain {key!r}: the name is reserved")
+        to_units(f"option {name}[{key!r}]", quantity)
+
+
+def _object_store_memory(name: str, value: Any) -> None:
+    raise ValueError(f"option {name}={value!r} is not implemented for tasks and actors: leave it out")
+
+
+def _integer(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _type_error(name, value, "an int")
+
+
+def _count_from(least: int, unlimited: bool = False) -> Check:
+    def check(name: str, value: Any) -> None:
+        _integer(name, value)
+        if value < least and not (unlimited and value == -1):
+            also = ", or -1 for no limit" if unlimited else ""
+            raise ValueError(f"option {name}={value!r} must be at least {least}{also}")
+
+    return check
+
+
+def _num_returns(name: str, value: Any) -> None:
+    if value in ("dynamic", "streaming"):
+        raise ValueError(f"option {name}={value!r} needs a generator, which this version does not have: return a list")
+    _count_from(0)(name, value)
+
+
+def _bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise _type_error(name, value, "True or False")
+
+
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise _type_error(name, value, "a str")
+
+
+def _nonempty_text(name: str, value: Any) -> None:
+    _text(name, value)
+    if not value:
+        raise ValueError(f"option {name}='' must not be empty: leave it out for none")
+
+
+def _one_of(*allowed: str) -> Check:
+    def check(name: str, value: Any) -> None:
+        _text(name, value)
+        if value not in allowed:
+            raise ValueError(f"option {name}={value!r} must be one of {', '.join(map(repr, allowed))}")
+
+    return check
+
+
+def _seconds(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _type_error(name, value, "a number of seconds")
+    if math.isnan(value) or value <= 0:
+        raise ValueError(f"option {name}={value!r} must be above 0 seconds: leave it out for no deadline")
+
+
+def _retry_exceptions(name: str, value: Any) -> None:
+    if isinstance(value, bool):
+        return
+    if not isinstance(value, list | tuple):
+        raise _type_error(name, value, "True, False, or a list of exception classes")
+    for each in value:
+        if not (isinstance(each, type) and issubclass(each, Exception)):
+            raise ValueError(f"option {name} contains {each!r}, which is not a subclass of Exception")
+
+
+def _dict(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise _type_error(name, value, "a dict")
+
+
+def _list(name: str, value: Any) -> None:
+    if not isinstance(value, list):
+        raise _type_error(name, value, "a list")
+
+
+def _selector(name: str, value: Any) -> None:
+    _dict(name, value)
+    for key, each in value.items():
+        if not (isinstance(key, str) and isinstance(each, str)):
+            raise _type_error(f"{name}[{key!r}]", each, "a str under a str key")
+
+
+def _groups(name: str, value: Any) -> None:
+    _dict(name, value)
+    for key, size in value.items():
+        _nonempty_text(f"{name} key", key)
+        _count_from(1)(f"{name}[{key!r}]", size)
+
+
+def _anything(name: str, value: Any) -> None:
+    """Strategies and environments are values of classes that this version does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    check: Check
+    neutral: tuple[Any, ...] = (None,)
+    """For an option of `NOT_YET`: the values that ask for nothing."""
+    decorator_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """The options of tasks, actors or methods: which there are, and rules between them."""
+
+    noun: str
+    rules: Mapping[str, _Rule]
+    defaults: Mapping[str, Any]
+    together: Callable[[Mapping[str, Any]], None] = field(default=lambda given: None)
+
+
+def _defaults(options: type[Any]) -> dict[str, Any]:
+    return {each.name: each.default for each in fields(options)}
+
+
+_PLACED: Mapping[str, _Rule] = {
+    "num_cpus": _Rule(_quantity),
+    "num_gpus": _Rule(_gpus, (None, 0)),
+    "memory": _Rule(_quantity, (None, 0)),
+    "resources": _Rule(_resources, (None, {})),
+    "object_store_memory": _Rule(_object_store_memory),
+    "accelerator_type": _Rule(_text),
+    "scheduling_strategy": _Rule(_anything, (None, "DEFAULT")),
+    "label_selector": _Rule(_selector, (None, {})),
+    "fallback_strategy": _Rule(_list, (None, [])),
+    "runtime_env": _Rule(_anything, (None, {})),
+    "enable_task_events": _Rule(_bool, (None, True)),
+}
+
+_TASK = _Kind(
+    "tasks",
+    {
+        **_PLACED,
+        "num_returns": _Rule(_num_returns),
+        "max_retries": _Rule(_count_from(0, unlimited=True)),
+        "retry_exceptions": _Rule(_retry_exceptions, (None, False, [], ())),
+        "max_calls": _Rule(_count_from(0), (None, 0), decorator_only=True),
+        "name": _Rule(_text),
+        "timeout": _Rule(_seconds),
+    },
+    _defaults(TaskOptions),
+)
+
+
+def _actor_together(given: Mapping[str, Any]) -> None:
+    if given.get("get_if_exists") and given.get("name") is None:
+        raise ValueError("option get_if_exists=True needs name=...: only a named actor can exist already")
+    if given.get("allow_out_of_order_execution") is False and (given.get("max_concurrency") or 1) > 1:
+        raise ValueError(
+            f"option allow_out_of_order_execution=False contradicts max_concurrency={given['max_concurrency']}: "
+            "calls that run at the same time have no order; leave one of them out"
+        )
+
+
+_ACTOR = _Kind(
+    "actors",
+    {
+        **_PLACED,
+        "max_restarts": _Rule(_count_from(0, unlimited=True), (None, 0)),
+        "max_task_retries": _Rule(_count_from(0, unlimited=True), (None, 0)),
+        "max_pending_calls": _Rule(_count_from(1, unlimited=True)),
+        "max_concurrency": _Rule(_count_from(1)),
+        "lifetime": _Rule(_one_of("detached", "non_detached"), (None, "non_detached")),
+        "name": _Rule(_nonempty_text),
+        "namespace": _Rule(_nonempty_text),
+        "get_if_exists": _Rule(_bool, (None, False)),
+        "concurrency_groups": _Rule(_groups, (None, {}), decorator_only=True),
+        "allow_out_of_order_execution": _Rule(_bool, (None, False)),
+        "process": _Rule(_one_of("dedicated", "shared")),
+        "reentrant": _Rule(_bool, (None, False)),
+        "mailbox": _Rule(_count_from(1)),
+    },
+    _defaults(ActorOptions),
+    _actor_together,
+)
+
+_METHOD = _Kind(
+    "methods",
+    {
+        "num_returns": _Rule(_num_returns),
+        "name": _Rule(_text),
+        "timeout": _Rule(_seconds),
+        "concurrency_group": _Rule(_nonempty_text),
+        "max_task_retries": _Rule(_count_from(0, unlimited=True), (None, 0)),
+        "retry_exceptions": _Rule(_retry_exceptions, (None, False, [], ())),
+        "enable_task_events": _Rule(_bool, (None, True)),
+    },
+    _defaults(MethodOptions),
+)
+
+
+def _validated(kind: _Kind, keywords: Mapping[str, Any], *, per_call: bool) -> dict[str, Any]:
+    """The fields to set. None stands for the default everywhere, as in Ray."""
+    for name, value in keywords.items():
+        rule = kind.rules.get(name)
+        if rule is None:
+            raise _unknown(kind, name)
+        if rule.decorator_only and per_call:
+            raise ValueError(f"option {name}={value!r} is not allowed in .options(): give it to the decorator")
+        if value is not None:
+            rule.check(name, value)
+    kind.together(keywords)
+    values: dict[str, Any] = {}
+    for name, value in keywords.items():
+        if name in kind.defaults:
+            values[name] = kind.defaults[name] if value is None else value
+        elif name in NOT_YET and value not in kind.rules[name].neutral:
+            raise ValueError(
+                f"option {name}={value!r} is not supported by this version of actorlite, which does not have "
+                f"{NOT_YET[name]}: leave it out"
+            )
+    return values
+
+
+def _merged(options: _O, kind: _Kind, keywords: Mapping[str, Any]) -> _O:
+    if not keywords:
+        return options
+    return replace(options, **_validated(kind, keywords, per_call=True))
+
+
+def _unknown(kind: _Kind, name: str) -> TypeError:
+    if name == "session":
+        return TypeError("option session is given per call: .options(session=session)")
+    matches = difflib.get_close_matches(name, kind.rules, n=1)
+    hint = f"did you mean {matches[0]!r}?" if matches else f"known are {', '.join(sorted(kind.rules))}"
+    return TypeError(f"unknown option {name!r} for {kind.noun}; {hint}")

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from actorlite.options import NOT_YET, ActorOptions, MethodOptions, TaskOptions
+
+TASK_DEFAULTS = TaskOptions(num_cpus=None, max_retries=3, num_returns=1, name=None, timeout=None)
+ACTOR_DEFAULTS = ActorOptions(num_cpus=None, max_concurrency=1, max_pending_calls=-1, process="dedicated", name=None)
+
+
+def test_defaults_are_ray_s() -> None:
+    assert TaskOptions.make() == TASK_DEFAULTS
+    assert ActorOptions.make() == ACTOR_DEFAULTS
+    assert MethodOptions.make() == MethodOptions(num_returns=1, name=None, timeout=None)
+
+
+def test_none_stands_for_the_default() -> None:
+    names = ["num_cpus", "max_retries", "num_returns", "name", "timeout", "runtime_env", "num_gpus", "max_calls"]
+    assert TaskOptions.make(**dict.fromkeys(names)) == TASK_DEFAULTS
+    assert ActorOptions.make(max_concurrency=None, max_pending_calls=None, lifetime=None) == ACTOR_DEFAULTS
+
+
+def test_merged_keeps_the_rest() -> None:
+    options = TaskOptions.make(num_cpus=2, max_retries=-1)
+    assert options.merged(num_returns=2) == TaskOptions(num_cpus=2, max_retries=-1, num_returns=2)
+    assert options.merged() is options
+    assert options.merged(num_cpus=None).num_cpus is None
+    assert hash(options.merged(num_returns=2)) == hash(options.merged(num_returns=2))
+
+
+def test_options_travel() -> None:
+    options = ActorOptions.make(process="shared", max_pending_calls=5)
+    assert pickle.loads(pickle.dumps(options)) == options
+
+
+@pytest.mark.parametrize(
+    ("make", "keyword", "text"),
+    [
+        (TaskOptions.make, "nmu_cpus", "unknown option 'nmu_cpus' for tasks; did you mean 'num_cpus'?"),
+        (ActorOptions.make, "max_retry", "did you mean"),
+        (ActorOptions.make, "max_retries", "unknown option 'max_retries' for actors"),
+        (MethodOptions.make, "timeuot", "did you mean 'timeout'?"),
+        (MethodOptions.make, "zzzzz", "known are"),
+        (TaskOptions.make, "session", r"per call: \.options\(session=session\)"),
+    ],
+)
+def test_unknown_keywords_name_the_nearest(make: Any, keyword: str, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        make(**{keyword: 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        (TaskOptions.make, "num_cpus", "1"),
+        (TaskOptions.make, "num_cpus", True),
+        (TaskOptions.make, "resources", 1),
+        (TaskOptions.make, "resources", {1: 1}),
+        (TaskOptions.make, "num_returns", 1.0),
+        (TaskOptions.make, "num_returns", "three"),
+        (TaskOptions.make, "max_retries", "3"),
+        (TaskOptions.make, "retry_exceptions", 3),
+        (TaskOptions.make, "name", 3),
+        (TaskOptions.make, "timeout", "1s"),
+        (TaskOptions.make, "label_selector", {"a": 1}),
+        (ActorOptions.make, "max_restarts", 1.5),
+        (ActorOptions.make, "name", 3),
+        (ActorOptions.make, "namespace", 3),
+        (ActorOptions.make, "get_if_exists", 1),
+        (ActorOptions.make, "concurrency_groups", ["io"]),
+        (ActorOptions.make, "process", 3),
+        (ActorOptions.make, "lifetime", 1),
+        (MethodOptions.make, "concurrency_group", 1),
+    ],
+)
+def test_a_wrong_type_names_option_and_value(make: Any, name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=name):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        (TaskOptions.make, "num_cpus", -1),
+        (TaskOptions.make, "num_cpus", 0.00001),
+        (TaskOptions.make, "num_gpus", 1.5),
+        (TaskOptions.make, "memory", -1),
+        (TaskOptions.make, "resources", {"CPU": 1}),
+        (TaskOptions.make, "resources", {"bundle": 1}),
+        (TaskOptions.make, "object_store_memory", 1),
+        (TaskOptions.make, "num_returns", -1),
+        (TaskOptions.make, "num_returns", "dynamic"),
+        (TaskOptions.make, "num_returns", "streaming"),
+        (TaskOptions.make, "max_retries", -2),
+        (TaskOptions.make, "retry_exceptions", [int]),
+        (TaskOptions.make, "max_calls", -1),
+        (TaskOptions.make, "timeout", 0),
+        (TaskOptions.make, "timeout", float("nan")),
+        (ActorOptions.make, "max_restarts", -2),
+        (ActorOptions.make, "max_pending_calls", -2),
+        (ActorOptions.make, "max_pending_calls", 0),
+        (ActorOptions.make, "max_concurrency", 0),
+        (ActorOptions.make, "name", ""),
+        (ActorOptions.make, "namespace", ""),
+        (ActorOptions.make, "lifetime", "forever"),
+        (ActorOptions.make, "process", "thread"),
+        (ActorOptions.make, "concurrency_groups", {"io": 0}),
+        (MethodOptions.make, "max_task_retries", -2),
+    ],
+)
+def test_a_bad_value_names_option(make: Any, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        make(**{name: value})
+
+
+def test_decorator_only_options() -> None:
+    with pytest.raises(ValueError, match=r"max_calls=1 is not allowed in \.options\(\)"):
+        TaskOptions.make().merged(max_calls=1)
+    with pytest.raises(ValueError, match=r"concurrency_groups.*decorator"):
+        ActorOptions.make().merged(concurrency_groups={"io": 2})
+
+
+def test_options_that_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="get_if_exists=True needs name"):
+        ActorOptions.make(get_if_exists=True)
+    with pytest.raises(ValueError, match="contradicts max_concurrency=2"):
+        ActorOptions.make(allow_out_of_order_execution=False, max_concurrency=2)
+
+
+SOMETHING: dict[str, tuple[Any, object]] = {
+    "num_gpus": (TaskOptions, 1),
+    "memory": (TaskOptions, 1024),
+    "resources": (TaskOptions, {"x": 1}),
+    "accelerator_type": (TaskOptions, "A100"),
+    "scheduling_strategy": (TaskOptions, "SPREAD"),
+    "label_selector": (TaskOptions, {"zone": "a"}),
+    "fallback_strategy": (TaskOptions, [{"label_selector": {}}]),
+    "runtime_env": (TaskOptions, {"env_vars": {"A": "b"}}),
+    "retry_exceptions": (TaskOptions, [ValueError]),
+    "max_calls": (TaskOptions, 1),
+    "enable_task_events": (TaskOptions, False),
+    "max_restarts": (ActorOptions, 1),
+    "max_task_retries": (ActorOptions, 1),
+    "lifetime": (ActorOptions, "detached"),
+    "namespace": (ActorOptions, "other"),
+    "get_if_exists": (ActorOptions, True),
+    "concurrency_groups": (ActorOptions, {"io": 2}),
+    "concurrency_group": (MethodOptions, "io"),
+    "allow_out_of_order_execution": (ActorOptions, True),
+    "reentrant": (ActorOptions, True),
+    "mailbox": (ActorOptions, 100),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NOT_YET))
+def test_what_does_not_exist_yet_is_refused_not_ignored(name: str) -> None:
+    kind, value = SOMETHING[name]
+    extra = {"name": "x"} if name == "get_if_exists" else {}
+    with pytest.raises(ValueError, match=f"{name}=.* is not supported by this version of actorlite"):
+        kind.make(**{name: value}, **extra)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keywords"),
+    [
+        (TaskOptions, {"num_gpus": 0.0, "retry_exceptions": False, "resources": {}, "scheduling_strategy": "DEFAULT"}),
+        (TaskOptions, {"enable_task_events": True, "max_calls": 0}),
+        (ActorOptions, {"max_restarts": 0, "lifetime": "non_detached", "allow_out_of_order_execution": False}),
+    ],
+)
+def test_values_that_ask_for_nothing_new_are_accepted(kind: Any, keywords: dict[str, Any]) -> None:
+    assert kind.make(**keywords) == kind.make()
