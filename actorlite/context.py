@@ -134,6 +134,8 @@ class CallInfo:
 
 
 current_call: ContextVar[CallScope | None] = ContextVar("actorlite_call", default=None)
+current_trace: ContextVar[str] = ContextVar("actorlite_trace", default="")
+"""W3C `traceparent`, carried along with calls."""
 current_runtime: ContextVar[Runtime | None] = ContextVar("actorlite_runtime", default=None)
 
 

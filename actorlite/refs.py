@@ -60,17 +60,26 @@ class ObjectRef(Generic[T_co]):
     awaits cancels only the waiting: `await al.cancel(ref)` cancels the work. Errors are raised as in `al.get`.
     """
 
-    __slots__ = ("runtime", "id", "owner_address", "_outcome", "_waiters", "_kept", "__weakref__")
+    __slots__ = ("runtime", "owner_address", "_id", "_outcome", "_waiters", "_kept", "_call", "__weakref__")
 
-    def __init__(self, runtime: Runtime, id: ObjectId, owner_address: str = "") -> None:
+    def __init__(self, runtime: Runtime, id: ObjectId | int, owner_address: str = "") -> None:
         self.runtime = runtime
-        self.id = id
+        self._id = id
         self.owner_address = owner_address
         """Empty for a reference that this process owns."""
         self._outcome: Any = None
         self._waiters: Any = None
         self._kept: Any = None
         """References contained in the value, kept alive as long as it."""
+        self._call: Any = None
+        """The unanswered call that makes the value, for `al.cancel`."""
+
+    @property
+    def id(self) -> ObjectId:
+        number = self._id
+        if isinstance(number, int):  # an id is text, made when somebody looks: most references of a busy program never show it
+            self._id = number = object_id(self.runtime.process, number)
+        return number
 
     # --- awaiting
 
@@ -92,12 +101,12 @@ class ObjectRef(Generic[T_co]):
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         runtime = self.runtime
-        waker: Any
+        waker: Any = future if loop is runtime.loop else _Marshalled(loop, _settle, future)
+        if value and self.owner_address:
+            waker = _WhenHere(self, waker)
         if loop is runtime.loop:
-            waker = future
             self._add(waker)
         else:
-            waker = _Marshalled(loop, _settle, future)
             runtime.loop.call_soon_threadsafe(self._add, waker)
         if self.owner_address:
             runtime.want(self, value=value)
@@ -210,7 +219,8 @@ class ObjectRef(Generic[T_co]):
                 waker()
 
     def _add(self, waker: Any) -> None:
-        if self._outcome is not None and self._outcome is not ELSEWHERE:
+        outcome = self._outcome
+        if outcome is not None and not (outcome is ELSEWHERE and isinstance(waker, _WhenHere)):
             _wake(waker)
         elif self._waiters is None:
             self._waiters = waker

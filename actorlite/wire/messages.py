@@ -230,8 +230,9 @@ class Taken(_Message, tag=27):
 
 
 class Borrow(_Message, tag=30):
-    """The sender holds the object, which the receiver owns. Idempotent."""
+    """The sender holds the object, which the receiver owns. Idempotent; acknowledged by `Exists`."""
 
+    id: int
     object: ObjectId
 
 
@@ -268,6 +269,12 @@ class Response(_Message, tag=41):
     body: ResponseBody | None = None
     error: str = ""
     error_kind: str = ""
+
+
+class Ending(_Message, tag=42):
+    """The node says goodbye to everybody, and why: the last message on the connection."""
+
+    reason: str
 
 
 class RegisterDriver(_Message, tag=100):
@@ -348,8 +355,10 @@ class ResolveActor(_Message, tag=113):
     target: ActorId
 
 
-class PingRequest(_Message, tag=114):
-    pass
+class KillActor(_Message, tag=114):
+    """Asks the actor's creator to end it at once."""
+
+    target: ActorId
 
 
 class NodeInfo(_Message, tag=120):
@@ -400,7 +409,7 @@ class ActorPlace(_Message, tag=125):
 
 RequestBody = Union[
     RegisterDriver, RegisterWorker, LeaseWorker, ReturnLease, KillWorker, WhyDied, NodeStatus, StopNode, Retire, StopActor,
-    ResolveActor, PingRequest,
+    ResolveActor, KillActor,
 ]  # fmt: skip  # noqa: UP007
 ResponseBody = Union[NodeInfo, Lease, Death, Status, Yes, ActorPlace]  # noqa: UP007
 HandshakeMessage = Union[Hello, Challenge, Proof, Welcome, Refused]  # noqa: UP007
@@ -409,7 +418,7 @@ Message = Union[
     Define, TaskCall, ActorCall, CreateActor,
     Reply, Replies, Failed, Rejected, Cancel, StreamItem, Credit, Taken,
     Borrow, Release, Fetch, Exists,
-    Request, Response, WithdrawLeases, Reclaim, Blocked,
+    Request, Response, WithdrawLeases, Reclaim, Blocked, Ending,
 ]  # fmt: skip  # noqa: UP007
 
 encode = msgspec.msgpack.Encoder().encode

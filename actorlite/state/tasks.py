@@ -1,0 +1,116 @@
+"""Tasks of one resource shape, as their owner sees them: what waits, which workers are leased, who gets what. Pure.
+
+Calls are pipelined to a leased worker, so that it never waits for a round trip. How deep is learned: short tasks double the
+depth, long ones halve it, and a worker that hands tasks back (they sat behind one that takes long) resets it to one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+MAX_DEPTH = 128
+SHORT_S = 0.001
+LONG_S = 0.005
+
+
+class LeasedWorker(Generic[T]):
+    """One lease: the worker runs its calls one after the other."""
+
+    __slots__ = ("lease", "in_flight", "since")
+
+    def __init__(self, lease: int, now: float) -> None:
+        self.lease = lease
+        self.in_flight: set[T] = set()
+        self.since = now
+        """When its oldest call became the running one, or when it became idle."""
+
+    def __repr__(self) -> str:
+        return f"<LeasedWorker {self.lease} in_flight={len(self.in_flight)}>"
+
+
+class TaskPool(Generic[T]):
+    """The queue and the leases of one shape. `max_leases` bounds the requests for workers that are not granted yet."""
+
+    def __init__(self, max_requests: int) -> None:
+        self.max_requests = max_requests
+        self.queue: deque[T] = deque()
+        self.leases: dict[int, LeasedWorker[T]] = {}
+        self.requested = 0
+        self.depth = 1
+
+    def submit(self, task: T) -> None:
+        self.queue.append(task)
+
+    def assign(self, now: float) -> Iterator[tuple[int, T]]:
+        """Give waiting tasks to leased workers with room, the least busy first; yields (lease, task) as it goes."""
+        while self.queue and self.leases:
+            worker = min(self.leases.values(), key=_load)
+            if len(worker.in_flight) >= self.depth:
+                return
+            task = self.queue.popleft()
+            if not worker.in_flight:
+                worker.since = now
+            worker.in_flight.add(task)
+            yield worker.lease, task
+
+    def requests_wanted(self) -> int:
+        """How many more workers to ask for now; negative: how many of the requests are no longer needed."""
+        return min(len(self.queue), self.max_requests) - self.requested
+
+    def granted(self, lease: int, now: float) -> None:
+        self.leases[lease] = LeasedWorker(lease, now)
+
+    def finished(self, lease: int, task: T, now: float) -> None:
+        """The task has ended, well or not."""
+        worker = self.leases.get(lease)
+        if worker is None or task not in worker.in_flight:
+            return
+        took = now - worker.since
+        worker.in_flight.discard(task)
+        worker.since = now
+        if took < SHORT_S:
+            self.depth = min(MAX_DEPTH, self.depth * 2)
+        elif took > LONG_S:
+            self.depth = max(1, self.depth // 2)
+
+    def handed_back(self, lease: int, task: T) -> None:
+        """The worker did not start the task; it goes to the front of the queue."""
+        worker = self.leases.get(lease)
+        if worker is not None:
+            worker.in_flight.discard(task)
+        self.depth = 1
+        self.queue.appendleft(task)
+
+    def lost(self, lease: int) -> None:
+        """The worker is gone; who was in flight learns it elsewhere."""
+        self.leases.pop(lease, None)
+
+    def idle(self, now: float, for_s: float) -> list[int]:
+        """Leases without work for at least `for_s`; they are dropped here and must be returned."""
+        if self.queue:
+            return []
+        found = [w.lease for w in self.leases.values() if not w.in_flight and now - w.since >= for_s]
+        for lease in found:
+            del self.leases[lease]
+        return found
+
+    def withdraw(self, task: T) -> bool:
+        """Take a task out that has not been assigned."""
+        try:
+            self.queue.remove(task)
+        except ValueError:
+            return False
+        return True
+
+    def __repr__(self) -> str:
+        return (
+            f"<TaskPool queue={len(self.queue)} leases={len(self.leases)} requested={self.requested} depth={self.depth}>"
+        )
+
+
+def _load(worker: LeasedWorker[T]) -> int:
+    return len(worker.in_flight)
