@@ -1,0 +1,52 @@
+"""Every small example prints the same, whole and known, wherever it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+OUTPUT = {
+    "hello_task.py": """\
+primes below 100: 25
+hello worker, there are 2262 primes below 20000
+""",
+    "counter_actor.py": """\
+no words yet: nothing has been counted
+totals as the calls ran: [13, 16, 18]
+total: 18
+most common: ('a', 3)
+sum over 100 light actors: 4950
+the counter is gone
+""",
+    "many_refs.py": """\
+in order: [0, 1, 4, 9, 16]
+as they come: 328350
+gathered: [0, 1, 4, 9, 16]
+first: 49 and 3 still wait
+nothing came through the closed gate in time
+opened: [0, 1, 2]
+""",
+}
+TWO_SESSIONS = """\
+other process: {}
+this process: True
+chosen by option: True
+from a thread: True
+"""
+
+
+@pytest.mark.parametrize("address", ["inproc://", "local"])
+@pytest.mark.parametrize("script", OUTPUT)
+def test_prints_the_same_everywhere(programs: Any, script: str, address: str) -> None:
+    assert programs.output(script, address) == OUTPUT[script]
+
+
+@pytest.mark.parametrize(("address", "apart"), [("inproc://", False), ("local", True)])
+def test_two_sessions(programs: Any, address: str, apart: bool) -> None:
+    assert programs.output("two_sessions.py", address) == TWO_SESSIONS.format(apart)
+
+
+@pytest.mark.parametrize("script", [*OUTPUT, "two_sessions.py"])
+def test_runs_without_arguments(programs: Any, script: str) -> None:
+    assert programs.output(script) == OUTPUT.get(script, TWO_SESSIONS.format(True))
