@@ -92,6 +92,12 @@ class Runtime(Protocol):
     async def actor_ready(self, link: ActorLink) -> None:
         """Return once the constructor has run; raises what creation ended with."""
 
+    def export_actor(self, link: ActorLink) -> tuple[Any, ...]:
+        """What another process needs to reach the actor: plain picklable data."""
+
+    def import_actor(self, data: tuple[Any, ...], definition: ActorDefinition) -> ActorLink:
+        """The link to an actor that `export_actor` described elsewhere."""
+
     # objects
     async def put(self, value: Any) -> ObjectRef[Any]: ...
 
@@ -112,6 +118,10 @@ class CallScope(Protocol):
 
     @property
     def info(self) -> CallInfo: ...
+
+    @property
+    def chain(self) -> tuple[Any, ...]:
+        """The structured calls that wait for this one, outermost first."""
 
     def enter_wait(self) -> None:
         """The call blocks in `get`, `wait` or `await ref`: its CPU goes back to the node. From any thread."""
