@@ -40,6 +40,7 @@ class Sink(Protocol):
     @property
     def max_message_bytes(self) -> int:
         """The largest frame accepted now; small until the peer has authenticated itself."""
+        ...
 
     def message(self, parts: Sequence[memoryview]) -> None:
         """One message, at least one part. The parts are the sink's: the transport never touches them again."""
@@ -68,6 +69,7 @@ class Listener(Protocol):
     @property
     def address(self) -> Address:
         """The bound address: port 0 resolved."""
+        ...
 
     async def aclose(self) -> None:
         """Stop accepting and remove the socket file; open connections stay."""
