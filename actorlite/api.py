@@ -1,0 +1,153 @@
+"""The functions of `import actorlite as al`: thin calls on the current runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+
+from actorlite.actor import Actor, ActorClass, link_of, set_class_options, wrap_class
+from actorlite.context import ActorLink, Runtime, find_runtime
+from actorlite.inspection import RuntimeContext, runtime_context
+from actorlite.options import ActorOptionsDict, TaskOptions, TaskOptionsDict
+from actorlite.refs import ObjectRef
+from actorlite.runtime.waiting import as_completed, get, wait
+from actorlite.task import ManyReturns, RemoteFunction, define_function
+
+__all__ = [
+    "RuntimeContext",
+    "arg",
+    "as_completed",
+    "cancel",
+    "get",
+    "kill",
+    "put",
+    "ready",
+    "remote",
+    "runtime_context",
+    "wait",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+A = TypeVar("A", bound=Actor)
+
+
+class DecoratorOptionsDict(TaskOptionsDict, ActorOptionsDict, total=False):
+    """Keywords of `@al.remote(...)`: a function takes a task's, a class an actor's."""
+
+
+class RemoteDecorator(Protocol):
+    @overload
+    def __call__(self, target: type[A], /) -> type[A]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: type[T], /) -> Any: ...
+    @overload
+    def __call__(self, target: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+    @overload
+    def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+
+
+class RemoteOfManyDecorator(Protocol):
+    def __call__(self, target: Callable[P, Any], /) -> ManyReturns[P]: ...
+
+
+@overload
+def remote(target: type[A], /) -> type[A]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: type[T], /) -> Any: ...
+@overload
+def remote(target: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(*, num_returns: Literal[1] | None = None, **options: Unpack[DecoratorOptionsDict]) -> RemoteDecorator: ...  # type: ignore[overload-overlap]
+@overload
+def remote(*, num_returns: int, **options: Unpack[TaskOptionsDict]) -> RemoteOfManyDecorator: ...
+def remote(*targets: Any, **options: Any) -> Any:
+    """Make a function or class remote: `@al.remote`, or `@al.remote(num_cpus=2)`.
+
+    A function becomes a `RemoteFunction`. A subclass of `al.Actor` stays what it is; any other class becomes an
+    untyped `ActorClass`. Raises `TypeError` for other targets and unknown options, `ValueError` for bad values.
+    """
+    if len(targets) == 1 and not options:
+        return _make_remote(targets[0], {})
+    if targets or not options:
+        raise TypeError(
+            "write @al.remote without parentheses, or with at least one option and nothing else: @al.remote(num_cpus=2)"
+        )
+    return lambda target: _make_remote(target, options)
+
+
+def _make_remote(target: Any, options: dict[str, Any]) -> Any:
+    if isinstance(target, RemoteFunction | ActorClass):
+        raise TypeError(f"{target!r} is remote already: change its options with .options(...)")
+    if isinstance(target, type):
+        if not issubclass(target, Actor):
+            return wrap_class(target, options)
+        if options:
+            set_class_options(target, options)
+        return target
+    if inspect.isfunction(target) or inspect.isbuiltin(target):
+        validated = TaskOptions.make(**options)
+        return RemoteFunction(define_function(target, validated), validated)
+    raise TypeError(f"@al.remote must be applied to a function or a class, not to {target!r}")
+
+
+def arg(ref: ObjectRef[R], /) -> R:
+    """`ref` itself, typed as its value: for passing a reference where a function declares the value's type."""
+    _require_ref("arg", ref)
+    return cast(R, ref)
+
+
+async def put(value: T) -> ObjectRef[T]:
+    """Store a value and return a reference to it. Waits while there is no room."""
+    if isinstance(value, ObjectRef):
+        raise TypeError(f"put() takes a value, not a reference: {value!r} can be passed on as it is, or in a list")
+    runtime = find_runtime()
+    return await _on_loop_of(runtime, runtime.put(value))
+
+
+async def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> bool:
+    """Cancel the work behind `ref`; returns whether that was still possible. Idempotent.
+
+    Awaiting the reference then raises `TaskCancelledError`. `force` kills the worker process of a running task;
+    `recursive` cancels what the work itself started.
+    """
+    _require_ref("cancel", ref)
+    return await _on_loop_of(ref.runtime, ref.runtime.cancel(ref, force=force, recursive=recursive))
+
+
+async def kill(actor: Actor | Any, *, no_restart: bool = True) -> None:
+    """End an actor at once: no `on_stop`; its running and queued calls fail with `ActorDiedError`."""
+    link = _require_link("kill", actor)
+    if not no_restart:
+        raise ValueError("no_restart=False is not supported by this version of actorlite: actors do not restart")
+    await _on_loop_of(link.runtime, link.runtime.kill(link, no_restart=no_restart))
+
+
+async def ready(actor: Actor | Any) -> None:
+    """Return once the actor's constructor and `on_start` have run. Raises `ActorDiedError` when they failed."""
+    link = _require_link("ready", actor)
+    await _on_loop_of(link.runtime, link.runtime.actor_ready(link))
+
+
+def _require_ref(what: str, ref: object) -> None:
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"{what}() takes an ObjectRef, not {ref!r} of type {type(ref).__name__}")
+
+
+def _require_link(what: str, actor: object) -> ActorLink:
+    link = link_of(actor)
+    if link is None:
+        raise ValueError(f"{what}() takes the handle of an actor, not {actor!r} of type {type(actor).__name__}")
+    return link
+
+
+async def _on_loop_of(runtime: Runtime, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, on the runtime's loop when this is another one."""
+    if asyncio.get_running_loop() is runtime.loop:
+        return await work
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, runtime.loop))

@@ -1,0 +1,82 @@
+"""What running code can ask about itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actorlite.actor import ActorHandle
+from actorlite.context import CallInfo, Runtime, current_call, find_runtime
+
+
+class RuntimeContext:
+    """The session and call that it was asked for in. On a driver the getters about a call or an actor return None."""
+
+    __slots__ = ("_runtime", "_info")
+
+    def __init__(self, runtime: Runtime, info: CallInfo | None) -> None:
+        self._runtime = runtime
+        self._info = info
+
+    @property
+    def namespace(self) -> str:
+        return self._runtime.namespace
+
+    @property
+    def address(self) -> str:
+        """The address the session was opened with."""
+        return self._runtime.address
+
+    @property
+    def node_pid(self) -> int:
+        """The process id of the node daemon; this process for `inproc://`."""
+        return self._runtime.node_pid
+
+    @property
+    def current_actor(self) -> Any:
+        """A handle to the actor whose method runs now. Raises `RuntimeError` outside an actor."""
+        if self._info is None or self._info.actor is None:
+            raise RuntimeError("current_actor: this code does not run in an actor")
+        return ActorHandle(self._info.actor)
+
+    @property
+    def attempt(self) -> int | None:
+        """0 for the first attempt of the running task, then 1, 2, ..."""
+        return None if self._info is None else self._info.attempt
+
+    def get_job_id(self) -> str:
+        return self._runtime.job
+
+    def get_worker_id(self) -> str:
+        """The id of this process; a driver has one too."""
+        return self._runtime.process
+
+    def get_task_id(self) -> str | None:
+        return None if self._info is None else self._info.task_id
+
+    def get_task_name(self) -> str | None:
+        """The `name` option of the call, else the function's name."""
+        return None if self._info is None else self._info.task_name
+
+    def get_task_function_name(self) -> str | None:
+        return None if self._info is None else self._info.function_name
+
+    def get_actor_id(self) -> str | None:
+        return None if self._info is None else self._info.actor_id
+
+    def get_actor_name(self) -> str | None:
+        """The `name` option of the actor."""
+        return None if self._info is None else self._info.actor_name
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What the running task or actor holds; empty on a driver."""
+        return {} if self._info is None else dict(self._info.resources)
+
+    def __repr__(self) -> str:
+        where = "driver" if self._info is None else f"{self._info.task_name} {self._info.task_id}"
+        return f"<RuntimeContext {where} of job {self._runtime.job}, namespace {self._runtime.namespace!r}>"
+
+
+def runtime_context() -> RuntimeContext:
+    """What is known about the current session and call. Raises `NoSessionError` without a session."""
+    scope = current_call.get()
+    return RuntimeContext(find_runtime(), None if scope is None else scope.info)

@@ -1,0 +1,235 @@
+"""`get`, `wait` and `as_completed`: they count down on references, without a task per reference.
+
+Each call subscribes to the references that it misses, waits on one future of the running loop, and leaves no
+subscription behind, also when cancelled. While it really waits inside a call, the call's CPU goes back to the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, overload
+
+from actorlite.context import current_call
+from actorlite.errors import GetTimeoutError
+from actorlite.refs import ELSEWHERE, Failure, ObjectRef
+
+T = TypeVar("T")
+References = list[ObjectRef[T]] | tuple[ObjectRef[T], ...]
+
+
+@overload
+async def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+async def get(refs: References[T], *, timeout: float | None = None) -> list[T]: ...
+async def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """The value of one reference, or the values of a list or tuple of them, in order.
+
+    Raises the error of the first that fails, without waiting for the rest. Raises `GetTimeoutError` after `timeout`
+    seconds; the work itself goes on. `timeout=0` asks without waiting.
+    """
+    if isinstance(refs, ObjectRef):
+        if timeout is None:
+            return await refs
+        await until_all((refs,), timeout)
+        return refs._take()
+    listed = references("get", refs)
+    await until_all(listed, timeout)
+    return [ref._take() for ref in listed]
+
+
+async def wait(
+    refs: References[T], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    """Wait until `num_returns` references are ready, or `timeout` seconds passed: `(ready, pending)`, in input order.
+
+    At most `num_returns` come back as ready; a failed one is ready too. `fetch_local=False` does not fetch the values.
+    """
+    listed = checked_wait(refs, num_returns, timeout)
+    await until_some(listed, num_returns, timeout, fetch_local)
+    return split(listed, num_returns, fetch_local)
+
+
+def as_completed(refs: Iterable[ObjectRef[T]]) -> AsyncIterator[ObjectRef[T]]:
+    """The references in the order in which they become ready: `async for ref in al.as_completed(refs)`."""
+    return _in_order_of_completion(references("as_completed", list(refs)))
+
+
+async def _in_order_of_completion(refs: Sequence[ObjectRef[T]]) -> AsyncIterator[ObjectRef[T]]:
+    arrived: deque[ObjectRef[T]] = deque()
+    countdown = _Countdown(1, arrived=arrived)
+    with _subscribed(refs, countdown, value=True):
+        for _ in refs:
+            if not arrived:
+                countdown.needed = 1
+                await countdown.wait(None)
+            yield arrived.popleft()
+
+
+async def until_all(refs: Sequence[ObjectRef[Any]], timeout: float | None) -> None:
+    """Return when every value is here, or one has failed. Raises `GetTimeoutError` and says how many are pending."""
+    check_timeout("get", timeout)
+    missing = [ref for ref in refs if not _ready(ref, True)]
+    raise_first_failure(refs)
+    if not missing:
+        return
+    countdown = _Countdown(len(missing), stop_at_failure=True)
+    with _subscribed(missing, countdown, value=True):
+        await countdown.wait(timeout)
+    raise_first_failure(refs)
+    pending = sum(not _ready(ref, True) for ref in missing)
+    if pending:
+        raise GetTimeoutError(f"{pending} of {len(refs)} references were still pending after {timeout} seconds")
+
+
+async def until_some(
+    refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, fetch_local: bool
+) -> None:
+    """Return when `num_returns` of the references are ready, or after `timeout` seconds."""
+    missing = [ref for ref in refs if not _ready(ref, fetch_local)]
+    needed = num_returns - (len(refs) - len(missing))
+    if needed > 0:
+        countdown = _Countdown(needed)
+        with _subscribed(missing, countdown, value=fetch_local):
+            await countdown.wait(timeout)
+
+
+def split(
+    refs: Sequence[ObjectRef[T]], num_returns: int, fetch_local: bool
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    ready: list[ObjectRef[T]] = []
+    pending: list[ObjectRef[T]] = []
+    for ref in refs:
+        (ready if len(ready) < num_returns and _ready(ref, fetch_local) else pending).append(ref)
+    return ready, pending
+
+
+def all_here(refs: Sequence[ObjectRef[Any]]) -> bool:
+    return all(_ready(ref, True) for ref in refs)
+
+
+def raise_first_failure(refs: Sequence[ObjectRef[Any]]) -> None:
+    for ref in refs:
+        if isinstance(ref._outcome, Failure):
+            ref._take()
+
+
+def references(what: str, refs: Any) -> Sequence[ObjectRef[Any]]:
+    """A list or tuple of references; raises `TypeError` for anything else."""
+    if not isinstance(refs, list | tuple):
+        raise TypeError(f"{what}() takes a list of ObjectRefs, not {refs!r} of type {type(refs).__name__}")
+    for ref in refs:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"{what}() takes a list of ObjectRefs; it contains {ref!r} of type {type(ref).__name__}")
+    return refs
+
+
+def checked_wait(refs: Any, num_returns: int, timeout: float | None) -> Sequence[ObjectRef[Any]]:
+    """The arguments of `wait`, by Ray's rules."""
+    listed = references("wait", refs)
+    check_timeout("wait", timeout)
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+        raise TypeError(f"num_returns must be an int, not {num_returns!r} of type {type(num_returns).__name__}")
+    if len(set(listed)) != len(listed):
+        raise ValueError("wait() takes each ObjectRef once: the list contains duplicates")
+    if listed and not 0 < num_returns <= len(listed):
+        raise ValueError(f"num_returns={num_returns} must be between 1 and the number of references, {len(listed)}")
+    return listed
+
+
+def check_timeout(what: str, timeout: float | None) -> None:
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout of {what}() must be a number of seconds, not {timeout!r}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout={timeout!r} of {what}() must not be negative: None waits without limit")
+
+
+def _ready(ref: ObjectRef[Any], value: bool) -> bool:
+    outcome = ref._outcome
+    return outcome is not None and not (value and outcome is ELSEWHERE)
+
+
+class _Countdown:
+    """Wakes one waiter of the running loop after `needed` arrivals, or at the first failure."""
+
+    __slots__ = ("needed", "stop_at_failure", "arrived", "_future")
+
+    def __init__(
+        self, needed: int, *, stop_at_failure: bool = False, arrived: deque[ObjectRef[Any]] | None = None
+    ) -> None:
+        self.needed = needed
+        self.stop_at_failure = stop_at_failure
+        self.arrived = arrived
+        self._future: asyncio.Future[None] | None = None
+
+    def arrive(self, ref: ObjectRef[Any]) -> None:
+        self.needed -= 1
+        if self.arrived is not None:
+            self.arrived.append(ref)
+        if self.stop_at_failure and isinstance(ref._outcome, Failure):
+            self.needed = 0
+        if self.needed <= 0:
+            self._wake()
+
+    async def wait(self, timeout: float | None) -> None:
+        """Return when the count is down or the time is over. Zero seconds are one pass of the loop."""
+        if self.needed <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        self._future = loop.create_future()
+        timer: asyncio.Handle | None = None
+        if timeout is not None:
+            timer = loop.call_later(timeout, self._wake) if timeout else loop.call_soon(self._wake)
+        scope = current_call.get()
+        if scope is not None:
+            scope.enter_wait()
+        try:
+            await self._future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if scope is not None:
+                scope.leave_wait()
+
+    def _wake(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+class _Arrival:
+    """One subscription of one reference."""
+
+    __slots__ = ("countdown", "ref")
+
+    def __init__(self, countdown: _Countdown, ref: ObjectRef[Any]) -> None:
+        self.countdown: _Countdown | None = countdown
+        self.ref = ref
+
+    def fire(self) -> None:
+        countdown = self.countdown
+        if countdown is not None:
+            self.countdown = None
+            countdown.arrive(self.ref)
+
+    def drop(self) -> None:
+        if self.countdown is not None:
+            self.countdown = None
+            self.ref._unsubscribe(self.fire)
+
+
+@contextmanager
+def _subscribed(refs: Sequence[ObjectRef[Any]], countdown: _Countdown, *, value: bool) -> Iterator[None]:
+    arrivals: list[_Arrival] = []
+    try:
+        for ref in refs:
+            arrival = _Arrival(countdown, ref)
+            arrivals.append(arrival)
+            ref._subscribe(arrival.fire, value=value)
+        yield
+    finally:
+        for arrival in arrivals:
+            arrival.drop()

@@ -1,0 +1,124 @@
+"""Remote functions: what `@al.remote` makes of a function."""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+
+from actorlite.context import Runtime, find_runtime
+from actorlite.definitions import CallKind, FunctionDefinition
+from actorlite.options import SessionLike, TaskCallOptionsDict, TaskOptions
+from actorlite.refs import ObjectRef
+from actorlite.signatures import CallShape
+from actorlite.wire.importable import importable
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class ManyReturns(Protocol[P]):
+    """How a function or method looks once `num_returns` is given: `.remote()` returns a list of references.
+
+    For `num_returns=0` it returns None.
+    """
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]: ...
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> list[ObjectRef[Any]]: ...
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, list[ObjectRef[Any]]]: ...
+
+
+def call_kind(function: Callable[..., Any], name: str) -> CallKind:
+    """How a function or method runs. Raises `TypeError` for generators."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{name}() is a generator, which this version of actorlite cannot stream: return a list instead"
+        )
+    return CallKind.COROUTINE if inspect.iscoroutinefunction(function) else CallKind.PLAIN
+
+
+def define_function(function: Callable[..., Any], options: TaskOptions) -> FunctionDefinition:
+    name = function.__name__
+    return FunctionDefinition(
+        function=function,
+        name=name,
+        kind=call_kind(function, name),
+        shape=CallShape.from_callable(function, skip_first=False),
+        options=options,
+    )
+
+
+class RemoteFunction(Generic[P, R_co]):
+    """A function that runs on a worker. Wrong arguments raise `TypeError` at the call.
+
+    `f.remote(x)` returns an `ObjectRef` at once. `await f(x)` is a structured call: cancelling the awaiting task
+    cancels the remote work, and everything that it called. `await f.submit(x)` is `.remote()` that waits for room.
+    """
+
+    __actorlite_remote__ = True
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    def __init__(
+        self,
+        definition: FunctionDefinition,
+        options: TaskOptions,
+        *,
+        runtime: Runtime | None = None,
+        origin: RemoteFunction[P, R_co] | None = None,
+    ) -> None:
+        functools.update_wrapper(self, definition.function)
+        self._definition = definition
+        self._options = options
+        self._runtime = runtime
+        self._origin = origin
+        """The function as decorated, when `.options()` made this one."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        definition = self._definition
+        definition.shape.check(definition.name, args, kwargs)
+        return (self._runtime or find_runtime()).run(definition, args, kwargs, self._options)
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R_co]:
+        """Submit and return a reference to the result, never waiting; from any thread."""
+        definition = self._definition
+        definition.shape.check(definition.name, args, kwargs)
+        result: ObjectRef[R_co] = (self._runtime or find_runtime()).submit(definition, args, kwargs, self._options)
+        return result
+
+    async def submit(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R_co]:
+        """`.remote()` that waits for room. Tasks queue without a limit, so it returns at once."""
+        return self.remote(*args, **kwargs)
+
+    @overload
+    def options(self, *, num_returns: Literal[1] | None = None, **options: Unpack[TaskCallOptionsDict]) -> Self: ...  # type: ignore[overload-overlap]
+    @overload
+    def options(self, *, num_returns: int, **options: Unpack[TaskCallOptionsDict]) -> ManyReturns[P]: ...
+    def options(self, *, session: SessionLike | None = None, **options: Any) -> Any:
+        """This function with some options replaced; `session` chooses where it runs."""
+        return type(self)(
+            self._definition,
+            self._options.merged(**options),
+            runtime=self._runtime if session is None else session.runtime,
+            origin=self._origin or self,
+        )
+
+    def __repr__(self) -> str:
+        return f"<remote function {self.__module__}.{self.__qualname__}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """By name where a worker can import it. Else in two phases, so that a function may refer to itself.
+
+        A session chosen with `.options()` does not travel: where it arrives there is another one.
+        """
+        named = self._origin or self
+        if importable(named.__module__, named.__qualname__, named):
+            return self.__qualname__ if named is self else (_with_options, (named, self._options))
+        return copyreg.__newobj__, (type(self),), {**vars(self), "_runtime": None}  # type: ignore[attr-defined]
+
+
+def _with_options(named: RemoteFunction[P, R_co], options: TaskOptions) -> RemoteFunction[P, R_co]:
+    return RemoteFunction(named._definition, options, origin=named)
