@@ -8,11 +8,12 @@ was raised, and a line for each process that it passed through.
 from __future__ import annotations
 
 import builtins
+import functools
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -272,13 +273,20 @@ def _dump_parts(error: BaseException, arguments: tuple[Any, ...]) -> bytes | Non
 def _portable(value: object) -> object:
     """`value` itself when it travels alone, else its text."""
     data = _dump(value)
-    if data is not None:
-        try:
-            loads(data)
-            return value
-        except Exception:
-            pass
+    if data is not None and _attempt(lambda: (loads(data),)) is not None:
+        return value
     return _shorten(_safe(lambda: repr(value), "repr"), MAX_ARGS_TEXT)
+
+
+_T = TypeVar("_T")
+
+
+def _attempt(step: Callable[[], _T]) -> _T | None:
+    """What `step` returns; None when the code of the user's class raises in it. The caller has another way."""
+    try:
+        return step()
+    except Exception:
+        return None
 
 
 def _slots(error: BaseException) -> Iterator[tuple[str, Any]]:
@@ -292,10 +300,13 @@ def _slots(error: BaseException) -> Iterator[tuple[str, Any]]:
             # AttributeError.obj may be anything and is not pickled by Python either.
             if cls is AttributeError and name == "obj" or isinstance(error, BaseExceptionGroup):
                 continue
-            try:
-                yield name, descriptor.__get__(error)
-            except Exception:
-                continue
+            held = _attempt(functools.partial(_read, descriptor, error))
+            if held is not None:
+                yield name, held[0]
+
+
+def _read(descriptor: MemberDescriptorType | GetSetDescriptorType, error: BaseException) -> tuple[Any]:
+    return (descriptor.__get__(error),)
 
 
 def _assemble(parts: _Parts) -> BaseException:
@@ -304,10 +315,8 @@ def _assemble(parts: _Parts) -> BaseException:
     if not isinstance(error, BaseExceptionGroup):
         _set_args(error, arguments)
     for name, value in slots.items():
-        try:
-            object.__setattr__(error, name, value)
-        except Exception:  # read-only in this version of Python
-            continue
+        # Some are read-only in one version of Python and not in the next.
+        _attempt(functools.partial(object.__setattr__, error, name, value))
     error.__dict__.update(state)
     return error
 
@@ -318,15 +327,11 @@ _set_args: Callable[[BaseException, tuple[Any, ...]], None] = vars(BaseException
 
 def _bare(cls: type[BaseException], arguments: tuple[Any, ...]) -> BaseException:
     """An instance whose `__init__` was not called."""
-    try:
-        made: BaseException = cls.__new__(cls, *arguments)
-        if type(made) is cls:
-            return made
-    except Exception:  # a __new__ of the user's own
-        pass
+    made: BaseException | None = _attempt(lambda: cls.__new__(cls, *arguments))
+    if made is not None and type(made) is cls:
+        return made
     native = next(base for base in cls.__mro__ if getattr(builtins, base.__name__, None) is base)
-    made = native.__new__(cls, *arguments)
-    return made
+    return cast(BaseException, native.__new__(cls, *arguments))
 
 
 def _restore(failure: _Failure) -> BaseException:
@@ -338,12 +343,9 @@ def _restore(failure: _Failure) -> BaseException:
 
 def _rebuild(failure: _Failure) -> BaseException:
     for build in (_from_pickle, _from_members, _from_parts):
-        try:
-            error = build(failure)
-            if error is not None:
-                return error
-        except Exception:  # noqa: PERF203  # the next form needs less of this process
-            continue
+        error = _attempt(functools.partial(build, failure))
+        if error is not None:
+            return error
     text = f"{failure.type_name}{failure.args_text}"
     if failure.message and failure.message not in failure.args_text:
         text += f": {failure.message}"
@@ -361,13 +363,18 @@ def _from_members(failure: _Failure) -> BaseException | None:
     if not failure.members:
         return None
     members = [_restore(member) for member in failure.members]
-    if failure.rebuilt is not None:
-        try:
-            cls, arguments, slots, state = loads(failure.rebuilt)
-            return _assemble((cls, (*arguments, members), slots, state))
-        except Exception:  # its class does not travel; its members do
-            pass
+    rebuilt = failure.rebuilt
+    if rebuilt is not None:
+        group = _attempt(lambda: _assemble_group(loads(rebuilt), members))
+        if group is not None:
+            return group
+    # Its class does not travel; its members do.
     return BaseExceptionGroup(f"{failure.type_name}: {failure.message}", members)
+
+
+def _assemble_group(parts: _Parts, members: list[BaseException]) -> BaseException:
+    cls, arguments, slots, state = parts
+    return _assemble((cls, (*arguments, members), slots, state))
 
 
 def _from_parts(failure: _Failure) -> BaseException | None:

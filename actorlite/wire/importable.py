@@ -59,7 +59,7 @@ def unwrapped(bound: object) -> object:
         if getattr(bound, "__actorlite_remote__", False) is True:
             return getattr(bound, "__wrapped__", bound)
     except Exception:  # a module attribute may be any object, with any __getattr__
-        pass
+        return bound
     return bound
 
 
