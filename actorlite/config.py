@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from actorlite.errors import ConnectFailed
+
 LoopName: TypeAlias = Literal["uvloop", "asyncio"]
 
 LOOPS: tuple[LoopName, ...] = ("uvloop", "asyncio")
@@ -101,6 +103,34 @@ def session_directory_of(address: str) -> Path:
     return Path(path).parent
 
 
+def write_token(session_directory: Path, token: bytes) -> None:
+    """Leave the token where `read_token` finds it; readable by this user only, and never seen half written."""
+    path = session_directory / TOKEN_FILE
+    partial = path.with_suffix(".new")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(token.hex())
+    os.rename(partial, path)
+
+
+def read_token(address: str) -> bytes:
+    """The token of the node at `address` (`uds://...`).
+
+    Raises `ConnectFailed` when there is none, which is to say no node, or when it may not be read or is not safe: its
+    directory must be this user's alone, so that nobody else can have put a node there.
+    """
+    directory = session_directory_of(address)
+    path = directory / TOKEN_FILE
+    try:
+        text = path.read_text(encoding="ascii")
+        _check_private(directory)
+        return bytes.fromhex(text)
+    except FileNotFoundError:
+        raise ConnectFailed(f"no node runs at {address}: start one with `actorlite start`") from None
+    except (OSError, ValueError) as error:
+        raise ConnectFailed(f"no token to attach to {address} with: {error}") from error
+
+
 def prepare_private_directory(path: Path) -> Path:
     """Create `path` with mode 0700 where it is missing; its parent must exist.
 
@@ -111,6 +141,11 @@ def prepare_private_directory(path: Path) -> Path:
         os.mkdir(path, 0o700)
     except FileExistsError:
         pass
+    _check_private(path)
+    return path
+
+
+def _check_private(path: Path) -> None:
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(f"{path} is not a directory: remove it, or set TMPDIR to another place")
@@ -118,4 +153,3 @@ def prepare_private_directory(path: Path) -> Path:
         raise PermissionError(f"{path} belongs to user {found.st_uid}, not to {os.getuid()}: set TMPDIR elsewhere")
     if found.st_mode & 0o077:
         raise PermissionError(f"{path} has mode {stat.S_IMODE(found.st_mode):04o}: others can enter; chmod 700 it")
-    return path

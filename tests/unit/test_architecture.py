@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "worker node control",
         "api task actor placement sync session inspection observe",
         "__init__",
-        "cli daemon testing __main__",
+        "cli commands shared_node daemon testing __main__",
     )
 )
 FOLDERS = frozenset({"wire", "state", "rpc", "store", "runtime_env", "runtime", "worker", "node", "control", "testing"})

@@ -9,11 +9,14 @@ from actorlite.config import (
     Settings,
     node_address,
     prepare_private_directory,
+    read_token,
     runtime_directory,
     session_directory_of,
     shared_node_address,
     shared_session_directory,
+    write_token,
 )
+from actorlite.errors import ConnectFailed
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -97,3 +100,30 @@ def test_somebody_elses_directory_is_refused(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
     with pytest.raises(PermissionError, match="belongs to user"):
         prepare_private_directory(path)
+
+
+def test_a_token_comes_back_and_is_private(tmp_path: Path) -> None:
+    directory = prepare_private_directory(tmp_path / "mine")
+    write_token(directory, b"\x00secret\xff")
+    assert read_token(node_address(directory)) == b"\x00secret\xff"
+    assert [(each.name, each.stat().st_mode & 0o777) for each in directory.iterdir()] == [("token", 0o600)]
+
+
+def test_no_token_means_no_node(tmp_path: Path) -> None:
+    with pytest.raises(ConnectFailed, match="actorlite start"):
+        read_token(f"uds://{tmp_path}/node.sock")
+
+
+def test_a_token_in_a_directory_that_others_can_enter_is_refused(tmp_path: Path) -> None:
+    directory = prepare_private_directory(tmp_path / "mine")
+    write_token(directory, b"secret")
+    directory.chmod(0o711)
+    with pytest.raises(ConnectFailed, match="mode 0711"):
+        read_token(node_address(directory))
+
+
+def test_a_damaged_token_is_refused(tmp_path: Path) -> None:
+    directory = prepare_private_directory(tmp_path / "mine")
+    (directory / "token").write_text("no hex")
+    with pytest.raises(ConnectFailed, match="no token to attach"):
+        read_token(node_address(directory))
