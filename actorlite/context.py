@@ -186,4 +186,3 @@ def find_runtime() -> Runtime:
         f"{len(open_now)} sessions are open ({listed}) and none is current here: enter one with "
         "`with session.use(): ...`, or name it per call with `f.options(session=session)`"
     )
-

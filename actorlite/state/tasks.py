@@ -24,7 +24,8 @@ class LeasedWorker(Generic[T]):
 
     def __init__(self, lease: int, now: float) -> None:
         self.lease = lease
-        self.in_flight: set[T] = set()
+        self.in_flight: dict[T, None] = {}
+        """In the order sent, which is the order in which the worker runs them."""
         self.since = now
         """When its oldest call became the running one, or when it became idle."""
 
@@ -54,7 +55,7 @@ class TaskPool(Generic[T]):
             task = self.queue.popleft()
             if not worker.in_flight:
                 worker.since = now
-            worker.in_flight.add(task)
+            worker.in_flight[task] = None
             yield worker.lease, task
 
     def requests_wanted(self) -> int:
@@ -70,7 +71,7 @@ class TaskPool(Generic[T]):
         if worker is None or task not in worker.in_flight:
             return
         took = now - worker.since
-        worker.in_flight.discard(task)
+        del worker.in_flight[task]
         worker.since = now
         if took < SHORT_S:
             self.depth = min(MAX_DEPTH, self.depth * 2)
@@ -81,13 +82,13 @@ class TaskPool(Generic[T]):
         """The worker did not start the task; it goes to the front of the queue."""
         worker = self.leases.get(lease)
         if worker is not None:
-            worker.in_flight.discard(task)
+            worker.in_flight.pop(task, None)
         self.depth = 1
         self.queue.appendleft(task)
 
-    def lost(self, lease: int) -> None:
-        """The worker is gone; who was in flight learns it elsewhere."""
-        self.leases.pop(lease, None)
+    def lost(self, lease: int) -> bool:
+        """The worker is gone; who was in flight learns it elsewhere. True the first time."""
+        return self.leases.pop(lease, None) is not None
 
     def idle(self, now: float, for_s: float) -> list[int]:
         """Leases without work for at least `for_s`; they are dropped here and must be returned."""
@@ -107,9 +108,7 @@ class TaskPool(Generic[T]):
         return True
 
     def __repr__(self) -> str:
-        return (
-            f"<TaskPool queue={len(self.queue)} leases={len(self.leases)} requested={self.requested} depth={self.depth}>"
-        )
+        return f"<TaskPool queue={len(self.queue)} leases={len(self.leases)} requested={self.requested} depth={self.depth}>"
 
 
 def _load(worker: LeasedWorker[T]) -> int:

@@ -1,0 +1,272 @@
+"""Actors from the caller's side: their creation, their calls, and the news of their death.
+
+The creator leases a worker, sends `CreateActor` and then its calls on the same connection: the worker's mailbox keeps them
+behind the constructor, so nothing waits for a round trip. Other processes learn the place from the creator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from actorlite.context import current_call
+from actorlite.definitions import ActorDefinition, MethodDefinition
+from actorlite.errors import (
+    ActorDiedError,
+    ActorliteError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    ConnectionLost,
+    Outcome,
+    PendingCallsLimitExceeded,
+    TaskUnschedulableError,
+)
+from actorlite.ids import ActorId
+from actorlite.options import MethodOptions
+from actorlite.refs import Failure
+from actorlite.rpc.peer import Peer
+from actorlite.runtime.calls import (
+    Outbound,
+    StructuredResult,
+    await_structured,
+    bind_call,
+    encode_arguments,
+    fail_with,
+    make_envelope,
+    make_sink,
+)
+from actorlite.state.actors import ActorEvent, ActorState, after
+from actorlite.wire.messages import ACTOR_DIED, NO_SUCH_ACTOR, ActorCall, ActorPlace, Rejected, encode
+
+if TYPE_CHECKING:
+    from actorlite.runtime.runtime import ProcessRuntime
+
+
+class ActorOut(Outbound):
+    """One call of a method."""
+
+    __slots__ = ("link",)
+
+    link: Link
+
+    def arguments_ready(self) -> None:
+        self.link.flush()
+
+    def answered(self, message: Any, parts: Any) -> None:
+        self.link.one_less()
+        super().answered(message, parts)
+
+    def rejected(self, message: Rejected) -> None:
+        if message.reason in (ACTOR_DIED, NO_SUCH_ACTOR):
+            text = message.text or "the worker does not know it"
+            self.end(self.link.death_failure(text, self.name, Outcome.NOT_EXECUTED))
+        else:
+            super().rejected(message)
+
+    def lost(self, error: ConnectionLost) -> None:
+        self.link.one_less()
+        self.link.call_lost(self, error)
+
+    def withdraw(self) -> None:
+        self.link.withdraw(self)
+
+
+class Link:
+    """One actor as this process sees it. Slim: a process may hold a hundred thousand."""
+
+    __slots__ = (
+        "runtime", "id", "definition", "owner_address", "life", "peer", "unanswered", "max_pending", "death",
+        "init_failed", "ready", "place", "_outbox", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(
+        self, runtime: ProcessRuntime, id: ActorId, definition: ActorDefinition, owner_address: str, max_pending: int
+    ) -> None:
+        self.runtime = runtime
+        self.id = id
+        self.definition = definition
+        self.owner_address = owner_address
+        """Empty when this process created the actor."""
+        self.life = ActorState.PENDING_CREATION
+        self.peer: Peer | None = None
+        """The hosting worker, once calls may be sent to it."""
+        self.unanswered = 0
+        self.max_pending = max_pending
+        self.death = ""
+        self.init_failed = False
+        self.ready: list[asyncio.Future[None]] | None = None
+        """Those who wait for the end of creation."""
+        self.place: ActorPlace | None = None
+        """Where it lives, once that is known."""
+        self._outbox: deque[ActorOut] | None = None
+
+    @property
+    def state(self) -> str:
+        return self.life.value
+
+    # --- calls (from any thread)
+
+    def call(
+        self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
+    ) -> Any:
+        runtime = self.runtime
+        runtime.check_open()
+        if 0 <= self.max_pending <= self.unanswered + (len(self._outbox) if self._outbox else 0):
+            raise PendingCallsLimitExceeded(
+                f"{self!r} already has {self.max_pending} unanswered calls of this process (max_pending_calls): await some "
+                f"first, or write `await handle.{method.name}.submit(...)`, which waits for room"
+            )
+        encoded, dependencies = encode_arguments(args, kwargs)
+        number, result, sink = make_sink(runtime, options.num_returns)
+        envelope = make_envelope(
+            current_call.get(),
+            structured=False,
+            timeout=options.timeout,
+            num_returns=options.num_returns,
+            name=options.name or "",
+        )
+        call = ActorOut(runtime, number, method.name, sink, encoded, dependencies, envelope)
+        call.link = self
+        if sink is not None:
+            bind_call(sink, call)
+        runtime.post(self._submit, call)
+        return result
+
+    async def submit(
+        self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
+    ) -> Any:
+        while 0 <= self.max_pending <= self.unanswered + (len(self._outbox) if self._outbox else 0):
+            await self.runtime.room_on(self)
+        return self.call(method, args, kwargs, options)
+
+    async def run(
+        self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
+    ) -> Any:
+        runtime = self.runtime
+        if not runtime.in_loop() or options.num_returns != 1:
+            return await runtime.run_elsewhere(self.call(method, args, kwargs, options))
+        runtime.check_open()
+        encoded, dependencies = encode_arguments(args, kwargs)
+        scope = current_call.get()
+        envelope = make_envelope(
+            scope, structured=True, timeout=options.timeout, num_returns=1, name=options.name or ""
+        )
+        result = StructuredResult(runtime.loop)
+        call = ActorOut(runtime, next(runtime.hub.numbers), method.name, result, encoded, dependencies, envelope)
+        call.link = self
+        self._submit(call)
+        return await await_structured(runtime, result, call)
+
+    def _submit(self, call: ActorOut) -> None:
+        if self.life is ActorState.DEAD:
+            call.end(self.death_failure(self.death, call.name, Outcome.NOT_EXECUTED))
+            return
+        call.begin()
+        if call.ended:
+            return
+        if self.peer is not None and not self._outbox and not call.missing:
+            self._send(call)
+            return
+        if self._outbox is None:
+            self._outbox = deque()
+        self._outbox.append(call)
+        if self.peer is not None:
+            self.flush()
+        elif self.owner_address or self.place is not None:
+            self.runtime.directory.find(self)
+
+    def flush(self) -> None:
+        """Send what waits, in order: a call whose arguments are pending holds back those behind it (Ray, A-20)."""
+        while self._outbox and self.peer is not None:
+            call = self._outbox[0]
+            if call.missing:
+                return
+            self._outbox.popleft()
+            if not call.ended:
+                self._send(call)
+        if not self._outbox:
+            self._outbox = None
+
+    def withdraw(self, call: ActorOut) -> None:
+        if self._outbox and call in self._outbox:
+            self._outbox.remove(call)
+
+    def _send(self, call: ActorOut) -> None:
+        if call.dependencies and (failure := call.failed_dependency()) is not None:
+            call.end(failure)
+            return
+        peer = self.peer
+        assert peer is not None
+        args, slots, parts = call.compose()
+        call.peer = peer
+        self.unanswered += 1
+        try:
+            peer.call(
+                call.number,
+                call,
+                encode(ActorCall(call.number, self.id, call.name, args, call.envelope, slots)),
+                *parts,
+            )
+        except ConnectionLost as error:
+            call.lost(error)
+
+    def one_less(self) -> None:
+        self.unanswered -= 1
+        if self.runtime.room:
+            self.runtime.make_room(self.id)
+
+    # --- its life (on the loop)
+
+    def connected(self, peer: Peer) -> None:
+        """Calls may be sent: the actor is being made there, or lives there."""
+        self.peer = peer
+        self.flush()
+
+    def happened(self, event: ActorEvent, text: str = "", *, init_failed: bool = False) -> None:
+        """A step of its life; the first death is the one that counts."""
+        before = self.life
+        self.life = after(before, event)
+        if self.life is ActorState.DEAD and before is not ActorState.DEAD:
+            self.death = text
+            self.init_failed = init_failed
+            self.peer = None
+            outbox, self._outbox = self._outbox, None
+            for call in outbox or ():
+                call.end(self.death_failure(text, call.name, Outcome.NOT_EXECUTED))
+        ready, self.ready = self.ready, None
+        for future in ready or ():
+            if not future.done():
+                future.set_result(None)
+
+    def call_lost(self, call: ActorOut, error: ConnectionLost) -> None:
+        """The connection ended under a call: say so once it is known how the worker died."""
+        if not call.ended:
+            self.runtime.spawn(self._say_how(call, error))
+
+    async def _say_how(self, call: ActorOut, error: ConnectionLost) -> None:
+        peer = call.peer
+        if self.life is not ActorState.DEAD and peer is not None and peer.identity:
+            await self.runtime.worker_lost(peer.identity.process)
+        if self.life is ActorState.DEAD:
+            call.end(self.death_failure(self.death, call.name, error.outcome))
+        else:
+            text = f"the connection to {self!r} was lost while {call.name}() was under way ({error.outcome.value}): {error}"
+            call.end(fail_with(ActorUnavailableError, text, outcome=error.outcome))
+
+    def death_failure(self, text: str, method: str, outcome: Outcome) -> Failure:
+        message = f"{self!r} is dead, {method}() has {_ran(outcome)}: {text}"
+        return fail_with(ActorDiedError, message, actor_init_failed=self.init_failed, outcome=outcome)
+
+    def __repr__(self) -> str:
+        return f"Actor({self.definition.name}, {self.id})"
+
+
+def _ran(outcome: Outcome) -> str:
+    return "not run" if outcome is Outcome.NOT_EXECUTED else "an unknown outcome"
+
+
+def unschedulable(error: ActorliteError) -> ActorliteError:
+    """The node speaks of tasks; for an actor the same shortfall has its own name."""
+    return ActorUnschedulableError(str(error)) if isinstance(error, TaskUnschedulableError) else error

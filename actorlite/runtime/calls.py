@@ -1,0 +1,364 @@
+"""A call on its way: what is sent, what waits for its answer, and what its end means to the caller.
+
+A call waits here until its arguments exist, is then sent once, and ends exactly once: by an answer, by a lost connection, or
+by the caller's own cancel or deadline, which never wait for the peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from actorlite.context import CallScope, current_call, current_trace
+from actorlite.errors import ActorliteError, ConnectionLost, DeadlineExceeded, Outcome, TaskCancelledError
+from actorlite.refs import Failure, ObjectRef
+from actorlite.rpc.peer import Peer
+from actorlite.runtime.payloads import pack, unpack, unpack_all
+from actorlite.transport import Buffer
+from actorlite.wire.failures import decode_failure
+from actorlite.wire.messages import (
+    CANCELLED,
+    MAX_CHAIN,
+    Envelope,
+    Failed,
+    Hop,
+    Payload,
+    Rejected,
+    Replies,
+    Reply,
+    Slot,
+)
+from actorlite.wire.serialize import Encoded, encode_call
+
+if TYPE_CHECKING:
+    from actorlite.runtime.runtime import ProcessRuntime
+
+Dependency = tuple[int | str, ObjectRef[Any]]
+
+
+class ResultSink(Protocol):
+    """Where a call's outcome goes; an `ObjectRef` is one."""
+
+    def _resolve(self, outcome: Any) -> None: ...
+
+
+class StructuredResult:
+    """The sink of a structured call: one awaiter, no reference."""
+
+    __slots__ = ("future", "kept")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.kept: Any = None
+
+    def _resolve(self, outcome: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
+        elif isinstance(outcome, Failure):
+            outcome.retrieved = True
+
+
+class ManyResults:
+    """The sink of a call with `num_returns` above 1."""
+
+    __slots__ = ("refs",)
+
+    def __init__(self, refs: list[ObjectRef[Any]]) -> None:
+        self.refs = refs
+
+    def _resolve(self, outcome: Any) -> None:
+        for ref in self.refs:
+            ref._resolve(outcome)
+
+
+class Outbound:
+    """Base of task calls and actor calls; the `Pending` of its connection."""
+
+    __slots__ = (
+        "runtime", "number", "name", "sink", "encoded", "dependencies", "envelope", "peer", "timer", "ended", "missing",
+        "pinned",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        runtime: ProcessRuntime,
+        number: int,
+        name: str,
+        sink: ResultSink | None,
+        encoded: Encoded,
+        dependencies: Sequence[Dependency],
+        envelope: Envelope | None,
+    ) -> None:
+        self.runtime = runtime
+        self.number = number
+        self.name = name
+        self.sink = sink
+        self.encoded = encoded
+        self.dependencies = dependencies
+        self.envelope = envelope
+        self.peer: Peer | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.ended = False
+        self.missing = 0
+        """Dependencies that do not exist yet."""
+        self.pinned: list[object] = []
+        """References inside the values that were sent in slots."""
+
+    # --- before it is sent
+
+    def begin(self) -> None:
+        """Hold what it refers to and start its clock. On the loop, once."""
+        if self.encoded.handles:
+            self.runtime.objects.pin(self.encoded.handles)
+        if self.envelope is not None and self.envelope.budget_s is not None:
+            self.timer = self.runtime.loop.call_later(self.envelope.budget_s, self.expire)
+        for _, ref in self.dependencies:
+            if not ref.done():
+                self.missing += 1
+                ref._subscribe_waker(self._one_arrived, value=False)
+
+    def _one_arrived(self) -> None:
+        self.missing -= 1
+        if self.missing == 0 and not self.ended:
+            self.arguments_ready()
+
+    def arguments_ready(self) -> None:
+        """All dependencies exist; subclasses send the call."""
+
+    def failed_dependency(self) -> Failure | None:
+        """The outcome of a call whose argument failed: it does not run (Ray, T-31)."""
+        for position, ref in self.dependencies:
+            if isinstance(ref._outcome, Failure):
+                return Failure(partial(_dependency_error, ref._outcome, position, self.name))
+        return None
+
+    def compose(self) -> tuple[Payload, tuple[Slot, ...], list[Buffer]]:
+        """The argument payload, the slots for references given as arguments, and all parts behind them."""
+        own = self.runtime.hub.identity.address
+        payload, extra = pack(self.encoded, own)
+        if not self.dependencies:
+            return payload, (), list(extra)
+        parts: list[Buffer] = list(extra)
+        slots = []
+        for position, ref in self.dependencies:
+            if ref.owner_address:
+                slots.append(Slot(position, None, (ref.id, ref.owner_address)))
+                continue
+            value: Encoded = ref._outcome
+            kept = ref._kept or ()
+            self.runtime.objects.pin(kept)
+            self.pinned.extend(kept)
+            inlined, more = pack(Encoded(value.kind, value.data, value.buffers, kept), own)
+            slots.append(Slot(position, inlined))
+            parts.extend(more)
+        return payload, tuple(slots), parts
+
+    # --- answers
+
+    def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
+        if self.ended:
+            if type(message) is Reply and message.value.refs and self.peer is not None:
+                self.runtime.objects.take(self.peer, self.number, message.value.refs)
+            return
+        if type(message) is Reply:
+            payload = message.value
+            if payload.refs:
+                self._keep(self.sink, payload)
+            if payload.parts:
+                self.end(unpack(payload, parts))
+            else:
+                self.end(Encoded(payload.kind, payload.data))
+        elif type(message) is Failed:
+            self.end(Failure(partial(decode_failure, message.failure)))
+        elif type(message) is Rejected:
+            self.rejected(message)
+        elif type(message) is Replies:
+            self._end_many(message, parts)
+
+    def lost(self, error: ConnectionLost) -> None:
+        """The connection ended before the answer; subclasses retry, or say what died."""
+        raise AssertionError("a subclass decides")
+
+    def rejected(self, message: Rejected) -> None:
+        """The callee did not run it."""
+        if message.reason == CANCELLED:
+            self.end(Failure(partial(TaskCancelledError, f"{self.name} was cancelled before it started"), quiet=True))
+        else:
+            self.end(fail_with(ActorliteError, f"{self.name} did not run: {message.text or message.reason}"))
+
+    # --- ends
+
+    def end(self, outcome: Any) -> None:
+        """The outcome goes to the caller; once."""
+        if self.ended:
+            return
+        self.ended = True
+        if self.timer is not None:
+            self.timer.cancel()
+        self.release()
+        sink, self.sink = self.sink, None
+        if sink is not None:
+            if isinstance(sink, ObjectRef):
+                sink._call = None
+            sink._resolve(outcome)
+
+    def release(self) -> None:
+        """Let go of what it held for the callee."""
+        if self.encoded.handles:
+            self.runtime.objects.unpin(self.encoded.handles)
+        self.dependencies = ()
+        self.unsent()
+
+    def unsent(self) -> None:
+        """The message it was sent in has ended: nothing more is held for it. A retry sends it anew."""
+        if self.pinned:
+            self.runtime.objects.unpin(self.pinned)
+            self.pinned.clear()
+
+    def expire(self) -> None:
+        """The caller's budget is spent: it learns so now; the callee is told to stop."""
+        sent = self.peer is not None
+        budget = self.envelope.budget_s if self.envelope is not None else None
+        text = f"{self.name} did not end within its timeout of {budget:g} s"
+        outcome = Outcome.UNKNOWN if sent else Outcome.NOT_EXECUTED
+        self.stop(Failure(partial(DeadlineExceeded, f"{text} ({outcome.value})", outcome=outcome)))
+
+    def abandon(self) -> None:
+        """The caller no longer wants it: take it back, or tell the callee to stop. Never waits."""
+        self.stop(Failure(partial(TaskCancelledError, f"{self.name} was cancelled by its caller"), quiet=True))
+
+    def stop(self, outcome: Failure) -> None:
+        if self.ended:
+            return
+        if self.peer is not None:
+            self.peer.cancel(self.number)
+        else:
+            self.withdraw()
+        self.end(outcome)
+
+    def cancel(self) -> bool:
+        """`al.cancel`: True when it has not been sent and never will be, else the callee decides."""
+        if self.ended:
+            return False
+        if self.peer is not None:
+            self.peer.cancel(self.number)
+            return False
+        self.withdraw()
+        self.end(Failure(partial(TaskCancelledError, f"{self.name} was cancelled before it started"), quiet=True))
+        return True
+
+    def withdraw(self) -> None:
+        """Take an unsent call out of its queue."""
+
+    def _keep(self, sink: Any, payload: Payload) -> None:
+        if self.peer is None:
+            return
+        refs = self.runtime.objects.take(self.peer, self.number, payload.refs)
+        if isinstance(sink, ObjectRef):
+            sink._kept = refs
+        elif isinstance(sink, StructuredResult):
+            sink.kept = refs
+
+    def _end_many(self, message: Replies, parts: Sequence[memoryview]) -> None:
+        sink = self.sink
+        if isinstance(sink, ManyResults):
+            values = unpack_all(message.values, parts)
+            refs: list[Any] = []
+            for payload in message.values:
+                refs.extend(payload.refs)
+            if refs and self.peer is not None:
+                kept = self.runtime.objects.take(self.peer, self.number, tuple(refs))
+                for ref in sink.refs:
+                    ref._kept = kept
+            for ref, value in zip(sink.refs, values, strict=True):
+                ref._resolve(value)
+        self.end(None)
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "sent" if self.peer is not None else "waiting"
+        return f"<{type(self).__name__} {self.name} #{self.number} {state}>"
+
+
+def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Encoded, Sequence[Dependency]]:
+    """Arguments as a payload, with the references at the top level taken out: the callee gets their values (T-30)."""
+    dependencies: list[Dependency] = []
+    for value in args:
+        if type(value) is ObjectRef:
+            dependencies = [(index, each) for index, each in enumerate(args) if type(each) is ObjectRef]
+            args = tuple([None if type(each) is ObjectRef else each for each in args])
+            break
+    if kwargs:
+        named = {key: each for key, each in kwargs.items() if type(each) is ObjectRef}
+        if named:
+            dependencies.extend(named.items())
+            kwargs = {key: None if key in named else each for key, each in kwargs.items()}
+    return encode_call(args, kwargs if type(kwargs) is dict else dict(kwargs)), dependencies
+
+
+def make_envelope(
+    scope: CallScope | None, *, structured: bool, timeout: float | None, num_returns: int, name: str
+) -> Envelope | None:
+    """What must go with a call; None for the plain case."""
+    trace = current_trace.get()
+    if scope is None and timeout is None and num_returns == 1 and not trace and not structured:
+        return None
+    parent = None
+    chain: tuple[Hop, ...] = ()
+    if scope is not None:
+        info = scope.info
+        parent = info.task_id
+        if structured:
+            chain = (*scope.chain, Hop(info.actor_id or "", info.task_id))[-MAX_CHAIN:]
+    return Envelope(0, timeout, parent, chain, structured, trace, name, num_returns)
+
+
+def make_sink(runtime: ProcessRuntime, num_returns: int) -> tuple[int, Any, Any]:
+    """Numbers, references and sink of an unstructured call: (number, what the user gets, sink)."""
+    number = next(runtime.hub.numbers)
+    if num_returns == 1:
+        ref: ObjectRef[Any] = ObjectRef(runtime, number)
+        return number, ref, ref
+    if num_returns == 0:
+        return number, None, None
+    refs: list[ObjectRef[Any]] = [ObjectRef(runtime, number)]
+    refs += [ObjectRef(runtime, next(runtime.hub.numbers)) for _ in range(num_returns - 1)]
+    return number, refs, ManyResults(refs)
+
+
+def bind_call(sink: Any, call: Outbound) -> None:
+    """Let `al.cancel(ref)` find the call."""
+    if isinstance(sink, ObjectRef):
+        sink._call = call
+    elif isinstance(sink, ManyResults):
+        for ref in sink.refs:
+            ref._call = call
+
+
+async def await_structured(runtime: ProcessRuntime, result: StructuredResult, call: Outbound) -> Any:
+    """Wait for a structured call. Cancelling the awaiting task cancels the remote work."""
+    scope = current_call.get()
+    if scope is not None:
+        scope.enter_wait()
+    try:
+        outcome = await result.future
+    except asyncio.CancelledError:
+        call.abandon()
+        raise
+    finally:
+        if scope is not None:
+            scope.leave_wait()
+    return runtime.unwrap(outcome)
+
+
+def _dependency_error(failure: Failure, position: int | str, name: str) -> BaseException:
+    error = failure.exception()
+    where = f"argument {position}" if isinstance(position, int) else f"argument {position!r}"
+    error.add_note(f"{where} of {name}() could not be computed, so {name}() did not run")
+    return error
+
+
+def fail_with(kind: Callable[..., ActorliteError], text: str, **fields: Any) -> Failure:
+    """A failure that is built anew for each awaiter."""
+    return Failure(partial(kind, text, **fields))

@@ -1,0 +1,114 @@
+"""A process's link to its node: worker leases, and the word on how a process died."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError
+from actorlite.ids import ProcessId
+from actorlite.rpc.peer import Peer
+from actorlite.wire.messages import (
+    Blocked,
+    Death,
+    KillWorker,
+    Lease,
+    LeaseWorker,
+    NodeInfo,
+    Request,
+    ReturnLease,
+    WhyDied,
+    WithdrawLeases,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from actorlite.rpc.hub import Hub
+
+WHY_DIED_S = 3.0
+"""How long to wait for the node's report on a process before saying that there is none."""
+
+
+class NodeClient:
+    """Talks to the node over the connection on which this process registered."""
+
+    def __init__(self, hub: Hub, peer: Peer, info: NodeInfo) -> None:
+        self.peer = peer
+        self.info = info
+        self.gone: str = ""
+        """Why the node is gone; empty while it is there."""
+        self._hub = hub
+        self._inquiries: dict[ProcessId, asyncio.Task[str]] = {}
+
+    async def lease(self, number: int, needs: int, holds: int, purpose: str, label: str) -> Lease | None:
+        """Wait for a worker; None when the request was withdrawn. Raises `TaskUnschedulableError` and its like, `NodeDiedError`."""
+        if self.gone:
+            raise NodeDiedError(self.gone)
+        try:
+            lease = await self.peer.request(number, LeaseWorker(needs, holds, purpose, label))
+        except asyncio.CancelledError:
+            # The grant may be under way: without this it would hold its CPU for ever.
+            self.withdraw((number,))
+            raise
+        except ConnectionLost as error:
+            raise NodeDiedError(self.gone or f"the node is gone: {error}") from None
+        return lease if isinstance(lease, Lease) else None
+
+    def return_lease(self, lease: int, *, reuse: bool = True) -> None:
+        """Give a worker back. The node frees the leases of a lost connection itself."""
+        if self.peer.is_open:
+            number = next(self._hub.numbers)
+            self.peer.call(number, _Ignored(), encode(Request(number, ReturnLease(lease, reuse))))
+
+    def withdraw(self, numbers: tuple[int, ...]) -> None:
+        if self.peer.is_open:
+            self.peer.send(encode(WithdrawLeases(numbers)))
+
+    def blocked(self, blocked: bool) -> None:
+        if self.peer.is_open:
+            self.peer.send(encode(Blocked(blocked)))
+
+    async def kill_worker(self, process: ProcessId) -> None:
+        """End a worker and everything it started; returns when it is gone."""
+        await self.peer.request(next(self._hub.numbers), KillWorker(process))
+
+    async def why_died(self, process: ProcessId) -> str:
+        """One line on how a process ended; never raises. Several callers share one inquiry."""
+        task = self._inquiries.get(process)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._inquire(process), name=f"actorlite why {process}")
+            self._inquiries[process] = task
+            task.add_done_callback(lambda _: self._inquiries.pop(process, None))
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        tasks = list(self._inquiries.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _inquire(self, process: ProcessId) -> str:
+        if self.gone:
+            return self.gone
+        try:
+            async with asyncio.timeout(WHY_DIED_S):
+                death = await self.peer.request(next(self._hub.numbers), WhyDied(process))
+        except TimeoutError:
+            return f"process {process} closed its connection; its node did not say why within {WHY_DIED_S:g} s"
+        except ConnectionLost as error:
+            return self.gone or f"the node is gone too: {error}"
+        except ActorliteError as error:
+            return str(error)
+        return death.text if isinstance(death, Death) else f"process {process} is gone"
+
+
+class _Ignored:
+    """An answer that nobody needs."""
+
+    __slots__ = ()
+
+    def answered(self, message: object, parts: object) -> None:
+        return
+
+    def lost(self, error: ConnectionLost) -> None:
+        return

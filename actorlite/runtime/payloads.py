@@ -1,0 +1,44 @@
+"""Between encoded user values and the parts of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from actorlite.ids import ObjectId
+from actorlite.refs import ObjectRef
+from actorlite.transport import Buffer
+from actorlite.wire.messages import INLINE_PAYLOAD_BYTES, Payload
+from actorlite.wire.serialize import Encoded
+
+RefEntries = tuple[tuple[ObjectId, str], ...]
+
+
+def pack(encoded: Encoded, own_address: str) -> tuple[Payload, Sequence[Buffer]]:
+    """The payload for a struct, and the parts that must follow it in the message."""
+    data = encoded.data
+    refs = ref_entries(encoded.handles, own_address) if encoded.handles else ()
+    if not encoded.buffers and len(data) <= INLINE_PAYLOAD_BYTES:
+        return Payload(encoded.kind, data, 0, refs), ()  # type: ignore[arg-type]
+    return Payload(encoded.kind, b"", 1 + len(encoded.buffers), refs), (data, *encoded.buffers)
+
+
+def ref_entries(handles: Iterable[object], own_address: str) -> RefEntries:
+    """What the receiver must know of the references inside: id and owner's address."""
+    return tuple({ref.id: ref.owner_address or own_address for ref in handles if isinstance(ref, ObjectRef)}.items())
+
+
+def unpack(payload: Payload, parts: Sequence[memoryview], offset: int = 1) -> Encoded:
+    """The encoded value of a payload whose parts start at `offset`."""
+    if payload.parts == 0:
+        return Encoded(payload.kind, payload.data)
+    return Encoded(payload.kind, parts[offset], parts[offset + 1 : offset + payload.parts])
+
+
+def unpack_all(payloads: Iterable[Payload], parts: Sequence[memoryview]) -> list[Encoded]:
+    """The encoded values of consecutive payloads of one message."""
+    values = []
+    offset = 1
+    for payload in payloads:
+        values.append(unpack(payload, parts, offset))
+        offset += payload.parts
+    return values

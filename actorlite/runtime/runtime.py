@@ -1,0 +1,332 @@
+"""The runtime of one process: what `context.Runtime` promises, composed of objects, tasks, actors and connections."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from actorlite.context import current_call
+from actorlite.definitions import ActorDefinition, FunctionDefinition
+from actorlite.errors import ConnectionLost, NodeDiedError, SessionClosedError
+from actorlite.ids import ActorId, ObjectId, ProcessId
+from actorlite.options import ActorOptions, TaskOptions
+from actorlite.refs import Failure, ObjectRef
+from actorlite.resources import cpu_units
+from actorlite.rpc.hub import Hub
+from actorlite.rpc.peer import Handlers, Peer
+from actorlite.runtime.actors import Link
+from actorlite.runtime.calls import (
+    StructuredResult,
+    await_structured,
+    bind_call,
+    encode_arguments,
+    fail_with,
+    make_envelope,
+    make_sink,
+)
+from actorlite.runtime.code import CodeBook
+from actorlite.runtime.directory import ActorDirectory
+from actorlite.runtime.node_client import NodeClient
+from actorlite.runtime.objects import ObjectTable
+from actorlite.runtime.tasks import LeaseGroup, TaskOut
+from actorlite.wire.messages import Borrow, Define, Ending, Fetch, KillActor, Reclaim, Release, ResolveActor, Taken
+from actorlite.wire.serialize import Encoded, decode, encode
+
+T = TypeVar("T")
+
+STOP_GRACE_S = 5.0
+"""How long `on_stop` hooks may take when a session is shut down."""
+
+
+class ProcessRuntime:
+    """Owns references and submits work; a driver has one per session, a worker has one."""
+
+    def __init__(self, hub: Hub, node: NodeClient, *, job: str, namespace: str, address: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.hub = hub
+        self.node = node
+        self.job = job
+        self.namespace = namespace
+        self.address = address
+        self.process: ProcessId = hub.identity.process
+        self.closing = False
+        self.gone = ""
+        """Why nothing can be submitted any more; empty while all is well."""
+        self.room: dict[ActorId, list[asyncio.Future[None]]] = {}
+        """Callers that wait below `max_pending_calls`."""
+        self._thread = threading.get_ident()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._groups: dict[int, LeaseGroup] = {}
+        self.objects = ObjectTable(self)
+        self.code = CodeBook(self)
+        self.directory = ActorDirectory(self)
+
+    def install(self, handlers: Handlers) -> None:
+        """Take the messages that are for a runtime."""
+        handlers.on_messages(
+            {
+                Define: self.code.defined,
+                Borrow: self.objects.borrow,
+                Release: self.objects.release,
+                Taken: self.objects.taken,
+                Fetch: self.objects.fetch,
+                Reclaim: lambda peer, message, parts: self.reclaim(),
+                Ending: lambda peer, message, parts: self.node_ending(message.reason),
+            }
+        )
+        handlers.on_requests({ResolveActor: self.directory.resolve, KillActor: self.directory.killed})
+
+    # --- threads and tasks
+
+    def in_loop(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def post(self, work: Callable[..., object], *args: Any) -> None:
+        """Run on the loop: now when on its thread, else soon. From any thread."""
+        if threading.get_ident() == self._thread:
+            work(*args)
+        elif not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(work, *args)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that the runtime owns: cancelled and awaited when it closes."""
+        task = self.loop.create_task(work, name=f"actorlite {getattr(work, '__name__', 'work')}")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever awaits it has it; what nobody awaits was turned into outcomes already
+
+    def check_open(self) -> None:
+        if self.gone:
+            raise SessionClosedError(f"{self!r} takes no more work: {self.gone}; open a new session with al.init()")
+
+    # --- tasks
+
+    @property
+    def node_pid(self) -> int:
+        return self.node.info.pid
+
+    def submit(
+        self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Any:
+        self.check_open()
+        number, result, sink = make_sink(self, options.num_returns)
+        call = self._task(number, sink, definition, args, kwargs, options, structured=False)
+        if sink is not None:
+            bind_call(sink, call)
+        self.post(self._begin, call)
+        return result
+
+    async def run(
+        self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Any:
+        if not self.in_loop() or options.num_returns != 1:
+            return await self.run_elsewhere(self.submit(definition, args, kwargs, options))
+        self.check_open()
+        result = StructuredResult(self.loop)
+        number = next(self.hub.numbers)
+        call = self._task(number, result, definition, args, kwargs, options, structured=True)
+        self._begin(call)
+        return await await_structured(self, result, call)
+
+    async def run_elsewhere(self, result: Any) -> Any:
+        """A structured call that is made of references: from another loop, or with several results."""
+        refs = result if isinstance(result, list) else [result] if result is not None else []
+        try:
+            values = [await ref for ref in refs]
+        except asyncio.CancelledError:
+            for ref in refs:
+                self.post(self._abandon, ref)
+            raise
+        return values if isinstance(result, list) else values[0] if values else None
+
+    def _abandon(self, ref: ObjectRef[Any]) -> None:
+        if ref._call is not None:
+            ref._call.abandon()
+
+    def _task(
+        self,
+        number: int,
+        sink: Any,
+        definition: FunctionDefinition,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        structured: bool,
+    ) -> TaskOut:
+        blob = self.code.blob_of(definition)
+        encoded, dependencies = encode_arguments(args, kwargs)
+        envelope = make_envelope(
+            current_call.get(),
+            structured=structured,
+            timeout=options.timeout,
+            num_returns=options.num_returns,
+            name=options.name or "",
+        )
+        name = options.name or definition.name
+        call = TaskOut(self, number, name, sink, encoded, dependencies, envelope)
+        call.blob = blob
+        call.retries = options.max_retries
+        call.lease = 0
+        units = cpu_units(1 if options.num_cpus is None else options.num_cpus)
+        group = self._groups.get(units)
+        if group is None:
+            group = self._groups.setdefault(units, LeaseGroup(self, units))
+        call.group = group
+        return call
+
+    def _begin(self, call: TaskOut) -> None:
+        if self.gone:
+            call.end(fail_with(NodeDiedError, self.gone))
+            return
+        call.begin()
+        if not call.missing:
+            call.arguments_ready()
+
+    def reclaim(self) -> None:
+        """Give back leases without work."""
+        for group in self._groups.values():
+            group.reclaim()
+
+    # --- actors
+
+    def create_actor(
+        self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
+    ) -> Link:
+        return self.directory.create(definition, args, kwargs, options)
+
+    async def kill(self, link: Any, *, no_restart: bool) -> None:
+        await self.on_own_loop(self.directory.kill(link))
+
+    async def actor_ready(self, link: Any) -> None:
+        await self.on_own_loop(self.directory.ready(link))
+
+    def export_actor(self, link: Any) -> tuple[Any, ...]:
+        return self.directory.export_link(link)
+
+    def import_actor(self, data: tuple[Any, ...], definition: ActorDefinition) -> Link:
+        identifier, owner_address = data
+        return self.directory.import_link(identifier, owner_address, definition)
+
+    async def room_on(self, link: Link) -> None:
+        """Wait until a call on the actor has been answered."""
+        await self.on_own_loop(self._room_on(link))
+
+    async def _room_on(self, link: Link) -> None:
+        future: asyncio.Future[None] = self.loop.create_future()
+        self.room.setdefault(link.id, []).append(future)
+        try:
+            if link.unanswered:
+                await future
+        finally:
+            waiting = self.room.get(link.id, [])
+            if future in waiting:
+                waiting.remove(future)
+            if not waiting:
+                self.room.pop(link.id, None)
+
+    def make_room(self, identifier: ActorId) -> None:
+        for future in self.room.get(identifier, ()):
+            if not future.done():
+                future.set_result(None)
+                return
+
+    # --- objects
+
+    async def put(self, value: Any) -> ObjectRef[Any]:
+        return self.put_now(value)
+
+    def put_now(self, value: Any) -> ObjectRef[Any]:
+        """A reference to a copy of `value`, made now. From any thread. Raises `TypeError` for a reference."""
+        if isinstance(value, ObjectRef):
+            raise TypeError(f"al.put() got {value!r}, which is a reference already: pass it on as it is")
+        self.check_open()
+        encoded = encode(value)
+        ref: ObjectRef[Any] = ObjectRef(self, next(self.hub.numbers))
+        ref._outcome = Encoded(encoded.kind, encoded.data, encoded.buffers)
+        ref._kept = encoded.handles or None
+        return ref
+
+    def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
+        self.objects.want(ref, value=value)
+
+    def unwrap(self, outcome: Any) -> Any:
+        if type(outcome) is Failure:
+            raise outcome.exception()
+        return decode(outcome.kind, outcome.data, outcome.buffers, self)
+
+    def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.objects.export(ref)
+
+    def import_ref(self, identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:
+        return self.objects.import_ref(identifier, owner_address)
+
+    async def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> bool:
+        return await self.on_own_loop(self._cancel(ref))
+
+    async def _cancel(self, ref: ObjectRef[Any]) -> bool:
+        call = ref._call
+        return bool(call is not None and call.cancel())
+
+    # --- others that die
+
+    async def why_died(self, process: ProcessId) -> str:
+        return await self.node.why_died(process)
+
+    async def worker_lost(self, process: ProcessId) -> None:
+        await self.directory.worker_lost(process)
+
+    def peer_lost(self, peer: Peer, error: ConnectionLost | None) -> None:
+        """The hub's news: a connection has ended, and everybody who waited on it was told."""
+        if peer is self.node.peer:
+            self.node_ending(f"the node daemon (pid {self.node.info.pid}) is gone: {error or 'we closed the connection'}")
+            return
+        self.objects.peer_lost(peer)
+        if peer.identity.role == "worker" and not self.gone:
+            self.spawn(self.worker_lost(peer.identity.process))
+
+    def node_ending(self, reason: str) -> None:
+        """Nothing can be submitted any more. What is under way ends with its workers."""
+        if self.gone:
+            return
+        self.gone = self.node.gone = reason
+        for group in self._groups.values():
+            group.fail_all(fail_with(NodeDiedError, reason))
+        self.directory.fail_all(reason)
+
+    # --- the end
+
+    async def aclose(self) -> None:
+        """Stop actors in good order, end everything, close all connections. Idempotent; completes when cancelled."""
+        if self.closing:
+            return
+        self.closing = True
+        for group in self._groups.values():
+            group.close()
+        if not self.gone:
+            await self.directory.stop_all(STOP_GRACE_S)
+        self.node_ending("the session was shut down")
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.node.aclose()
+        await self.hub.aclose()
+
+    async def on_own_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work` on the runtime's loop, whichever loop the caller runs on."""
+        if self.in_loop():
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closing else "broken" if self.gone else "open"
+        return f"<Session {self.address} job={self.job} {state}>"
+
+

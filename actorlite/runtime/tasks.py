@@ -1,0 +1,233 @@
+"""Tasks from the owner's side: leases for each resource shape, calls pipelined to them, retries when a worker dies."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome, WorkerCrashedError
+from actorlite.refs import Failure
+from actorlite.rpc.peer import Peer
+from actorlite.runtime.calls import Outbound, fail_with
+from actorlite.state.tasks import TaskPool
+from actorlite.wire.messages import HANDED_BACK, Envelope, Lease, Rejected, TaskCall, encode
+
+if TYPE_CHECKING:
+    from actorlite.runtime.runtime import ProcessRuntime
+    from actorlite.wire.code import CodeBlob
+
+LINGER_S = 0.05
+"""How long an idle lease is kept for the next task: a caller that awaits one task after the other needs no new lease. The node
+asks for it back at once when somebody waits."""
+
+MAX_REQUESTS = 64
+"""Leases asked for at a time when tasks need no CPU; otherwise as many as the node has room for."""
+
+
+MAX_CONNECT_FAILURES = 5
+"""A worker may die between its lease and our connection; that many in a row mean that something else is wrong."""
+
+
+class TaskOut(Outbound):
+    """One task on its way, through as many attempts as it has."""
+
+    __slots__ = ("blob", "retries", "group", "lease")
+
+    blob: CodeBlob
+    retries: int
+    group: LeaseGroup
+    lease: int
+
+    def arguments_ready(self) -> None:
+        failure = self.failed_dependency()
+        if failure is not None:
+            self.end(failure)
+            return
+        self.group.submit(self)
+
+    def answered(self, message: Any, parts: Any) -> None:
+        group, lease = self.group, self.lease
+        if type(message) is Rejected and message.reason == HANDED_BACK and not self.ended:
+            self.peer = None
+            self.unsent()
+            group.handed_back(lease, self)
+            return
+        super().answered(message, parts)
+        group.finished(lease, self)
+
+    def lost(self, error: ConnectionLost) -> None:
+        # The worker ran its calls in order, so the oldest one is taken to be what it died of. Those behind it are run again
+        # without being charged for it, if they may run twice at all.
+        oldest = self.group.worker_lost(self.lease)
+        if self.ended:
+            return
+        self.unsent()
+        peer, self.peer = self.peer, None
+        unsent = error.outcome is Outcome.NOT_EXECUTED
+        if self.runtime.gone or not (unsent or self.retries):
+            self.runtime.spawn(self._crashed(peer))
+            return
+        if oldest and not unsent:
+            self.retries -= 1 if self.retries > 0 else 0
+            self._next_attempt()
+        self.group.submit(self)
+
+    def withdraw(self) -> None:
+        self.group.withdraw(self)
+
+    def _next_attempt(self) -> None:
+        old = self.envelope or Envelope()
+        self.envelope = Envelope(
+            old.attempt + 1, old.budget_s, old.parent, old.chain, old.structured, old.trace, old.name, old.num_returns
+        )
+
+    async def _crashed(self, peer: Peer | None) -> None:
+        text = self.runtime.gone or (
+            await self.runtime.why_died(peer.identity.process) if peer else "its worker is gone"
+        )
+        kind = NodeDiedError if self.runtime.gone else WorkerCrashedError
+        attempts = (self.envelope.attempt if self.envelope else 0) + 1
+        self.end(
+            fail_with(
+                kind,
+                f"{self.name}() was running, or about to, when its worker died ({Outcome.UNKNOWN.value}, attempt "
+                f"{attempts}, no retry left): {text}",
+                outcome=Outcome.UNKNOWN,
+            )
+        )
+
+
+class LeaseGroup:
+    """The tasks and leases of one resource shape."""
+
+    def __init__(self, runtime: ProcessRuntime, units: int) -> None:
+        self.runtime = runtime
+        self.units = units
+        room = runtime.node.info.cpu_units // units if units else MAX_REQUESTS
+        self.pool: TaskPool[TaskOut] = TaskPool(max(1, room))
+        self.peers: dict[int, Peer] = {}
+        self.requests: dict[int, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._failures = 0
+        """Leased workers in a row that could not be reached."""
+
+    # --- events
+
+    def submit(self, call: TaskOut) -> None:
+        self.pool.submit(call)
+        self.pump()
+
+    def finished(self, lease: int, call: TaskOut) -> None:
+        self.pool.finished(lease, call, self.runtime.loop.time())
+        if self.pool.queue:
+            self.pump()
+        elif self._timer is None and not self.runtime.closing:
+            self._timer = self.runtime.loop.call_later(LINGER_S, self._linger_over)
+
+    def handed_back(self, lease: int, call: TaskOut) -> None:
+        self.pool.handed_back(lease, call)
+        self.pump()
+
+    def worker_lost(self, lease: int) -> bool:
+        self.peers.pop(lease, None)
+        return self.pool.lost(lease)
+
+    def withdraw(self, call: TaskOut) -> None:
+        self.pool.withdraw(call)
+        self.pump()
+
+    def reclaim(self) -> None:
+        """Somebody else waits for room: give back what is idle."""
+        self._return(self.pool.idle(self.runtime.loop.time(), 0))
+
+    # --- effects
+
+    def pump(self) -> None:
+        """Send what can be sent, ask for what is missing."""
+        for lease, call in self.pool.assign(self.runtime.loop.time()):
+            self._send(lease, call)
+        wanted = self.pool.requests_wanted()
+        if wanted > 0:
+            for _ in range(wanted):
+                number = next(self.runtime.hub.numbers)
+                self.pool.requested += 1
+                label = self.pool.queue[0].name
+                self.requests[number] = self.runtime.spawn(self._lease(number, label))
+        elif wanted < 0:
+            surplus = tuple(self.requests)[wanted:]
+            self.runtime.node.withdraw(surplus)
+
+    def fail_all(self, make: Failure) -> None:
+        """The node is gone: nothing that waits here will run."""
+        while self.pool.queue:
+            self.pool.queue.popleft().end(make)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _send(self, lease: int, call: TaskOut) -> None:
+        peer = self.peers.get(lease)
+        call.lease = lease
+        call.peer = peer
+        try:
+            if peer is None:
+                raise ConnectionLost("its worker is gone", outcome=Outcome.NOT_EXECUTED)
+            self.runtime.code.ensure_sent(peer, call.blob, self.runtime.hub.identity.address)
+            args, slots, parts = call.compose()
+            message = TaskCall(call.number, call.blob.digest, args, call.envelope, slots)
+            peer.call(call.number, call, encode(message), *parts)
+        except ConnectionLost as error:
+            call.lost(error)
+
+    async def _lease(self, number: int, label: str) -> None:
+        runtime = self.runtime
+        lease: Lease | None = None
+        try:
+            lease = await runtime.node.lease(number, self.units, self.units, "task", label)
+            if lease is None:
+                self._forget(number)
+                return
+            peer = await runtime.hub.connect(lease.address)
+        except ActorliteError as error:
+            self._forget(number)
+            if lease is not None:
+                self._failures += 1
+                runtime.node.return_lease(lease.lease, reuse=False)
+            if lease is None or self._failures >= MAX_CONNECT_FAILURES:
+                self.fail_all(Failure(partial(type(error), str(error))))
+            else:
+                self.pump()
+            return
+        except asyncio.CancelledError:
+            self._forget(number)
+            if lease is not None:
+                runtime.node.return_lease(lease.lease)
+            raise
+        self._forget(number)
+        self._failures = 0
+        self.peers[lease.lease] = peer
+        self.pool.granted(lease.lease, runtime.loop.time())
+        if self.pool.queue:
+            self.pump()
+        else:
+            self._return(self.pool.idle(runtime.loop.time(), 0))
+
+    def _forget(self, number: int) -> None:
+        if self.requests.pop(number, None) is not None:
+            self.pool.requested -= 1
+
+    def _linger_over(self) -> None:
+        self._timer = None
+        now = self.runtime.loop.time()
+        self._return(self.pool.idle(now, LINGER_S * 0.9))
+        idle = any(not worker.in_flight for worker in self.pool.leases.values())
+        if idle and not self.runtime.closing:
+            self._timer = self.runtime.loop.call_later(LINGER_S, self._linger_over)
+
+    def _return(self, leases: list[int]) -> None:
+        for lease in leases:
+            self.peers.pop(lease, None)
+            self.runtime.node.return_lease(lease)
