@@ -26,6 +26,7 @@ class WorkerSpec:
     token: bytes
     """The cluster token; never on a command line or in the environment."""
     job: str = ""
+    namespace: str = ""
     sys_path: tuple[str, ...] = ()
     """Entries of the driver's `sys.path`, so that code goes by reference where it can."""
     cwd: str = ""

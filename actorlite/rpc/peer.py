@@ -87,6 +87,8 @@ class Peer:
         self.is_open = False
         self.sent_code: set[bytes] = set()
         """Digests of the code that this peer has been sent."""
+        self.inbound: dict[int, Any] = {}
+        """The peer's calls that this process has not answered yet, for the callee's side."""
         self._loop = loop
         self._handlers = handlers
         self._handshake: Handshake | None = handshake
@@ -257,7 +259,9 @@ class Peer:
     def _serve(self, request: Request) -> None:
         handler = self._handlers.requests.get(type(request.body))
         if handler is None:
-            self.send(encode(Response(request.id, None, f"{type(request.body).__name__} is not served here", "ProtocolError")))
+            self.send(
+                encode(Response(request.id, None, f"{type(request.body).__name__} is not served here", "ProtocolError"))
+            )
             return
         self._spawn(self._respond(request, handler))
 

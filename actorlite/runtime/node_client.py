@@ -45,7 +45,7 @@ class NodeClient:
         if self.gone:
             raise NodeDiedError(self.gone)
         try:
-            lease = await self.peer.request(number, LeaseWorker(needs, holds, purpose, label))
+            lease = await self.peer.request(number, LeaseWorker(number, needs, holds, purpose, label))
         except asyncio.CancelledError:
             # The grant may be under way: without this it would hold its CPU for ever.
             self.withdraw((number,))

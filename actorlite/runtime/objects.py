@@ -100,6 +100,11 @@ class ObjectTable:
         """Whether other processes hold objects that this one owns."""
         return bool(self._exports or self._held_for_reply)
 
+    @property
+    def registering(self) -> bool:
+        """Whether an owner has not yet acknowledged that this process holds its object."""
+        return bool(self._unregistered)
+
     # --- receiving references
 
     def import_ref(self, identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:

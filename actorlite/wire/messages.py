@@ -279,6 +279,7 @@ class Ending(_Message, tag=42):
 
 class RegisterDriver(_Message, tag=100):
     job: str
+    namespace: str
     sys_path: tuple[str, ...]
     cwd: str
 
@@ -290,6 +291,8 @@ class RegisterWorker(_Message, tag=101):
 class LeaseWorker(_Message, tag=102):
     """Ask for a worker: `needs` units of CPU to be placed, `holds` of them kept until the lease is returned."""
 
+    ticket: int
+    """Chosen by the sender, for `WithdrawLeases`."""
     needs: int
     holds: int
     purpose: str
@@ -305,9 +308,9 @@ class ReturnLease(_Message, tag=103):
 
 
 class WithdrawLeases(_Message, tag=104):
-    """The sender no longer needs these requests that were not granted yet."""
+    """The sender no longer needs these requests: those that were not granted yet are answered with nothing."""
 
-    requests: tuple[int, ...]
+    tickets: tuple[int, ...]
 
 
 class Reclaim(_Message, tag=105):

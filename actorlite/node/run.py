@@ -1,0 +1,55 @@
+"""A node's life inside the daemon process: from the session directory to the last goodbye."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from actorlite.host import Spawner, SystemEntropy
+from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
+from actorlite.node.daemon import Node, NodeOptions
+from actorlite.node.stop import OnReady, StopSignal
+from actorlite.resources import cpu_units
+from actorlite.transport import Address
+from actorlite.wire.launch import DaemonConfig
+
+MAX_PRESTART = 4
+"""Workers started ahead for a new job: as many as there are CPUs, within reason."""
+
+
+async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, stop: StopSignal) -> None:
+    """Serve until `stop` is set, then return with nothing left open; cancelled when that takes too long.
+
+    The session directory exists. `on_ready` gets the address where the node listens, and returns when the zygote can
+    fork and the starter knows; it raises when the node cannot start.
+    """
+    entropy = SystemEntropy()
+    directory = Path(config.session_directory)
+    cpus = available_cpus() if config.num_cpus is None else config.num_cpus
+
+    def worker_address(process: ProcessId) -> Address:
+        return f"uds://{directory}/w-{process}.sock"
+
+    options = NodeOptions(
+        process=process_id(entropy.token_bytes(PROCESS_ID_BYTES)),
+        token=config.token,
+        cpu_units=cpu_units(cpus),
+        worker_address=worker_address,
+        pid=os.getpid(),
+        loop=config.loop,
+        session_directory=str(directory),
+        prestart=min(int(cpus), MAX_PRESTART) if config.owned else 0,
+    )
+    node = Node(options, spawner, entropy, lambda: stop.set("it was asked to stop"))
+    reason = "the node could not start"
+    address = await node.start(config.node)
+    try:
+        await on_ready(address)
+        reason = await stop.wait()
+    finally:
+        await node.aclose(f"the node daemon (pid {os.getpid()}) ends: {reason}")
+
+
+def available_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))

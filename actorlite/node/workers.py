@@ -1,0 +1,262 @@
+"""The workers of one node: started, registered, idle, leased, ended; and how each one ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from actorlite.errors import ActorliteError, WorkerStartError
+from actorlite.host import Entropy, ExitReport, ProcessHandle, Spawner, WorkerSpec
+from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
+from actorlite.rpc.peer import Peer
+from actorlite.transport import Address
+from actorlite.wire.messages import Retire, Yes
+
+logger = logging.getLogger("actorlite.node")
+
+START_TIMEOUT_S = 60.0
+"""From the fork to the registration; a loaded machine may take seconds."""
+
+MAX_STARTING = 16
+"""Workers that start at the same time; more wait, so that a burst of actors does not starve what runs."""
+
+IDLE_S = 1.0
+"""How long a worker above the soft limit may be idle before it is asked to end (Ray, R-21)."""
+
+MAX_REPORTS = 1000
+"""Ended workers whose end is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the workers of one driver have in common."""
+
+    name: str
+    namespace: str
+    sys_path: tuple[str, ...]
+    cwd: str
+
+
+@dataclass(eq=False, slots=True)
+class WorkerRecord:
+    process: ProcessId
+    job: Job
+    registered: asyncio.Future[Peer]
+    handle: ProcessHandle | None = None
+    peer: Peer | None = None
+    lease: int = 0
+    """The exclusive lease that it works for; 0 when idle or shared."""
+    use: str = "starting"
+    idle_since: float = 0.0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    kill_reason: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.handle.pid if self.handle is not None else 0
+
+    @property
+    def address(self) -> Address:
+        return self.peer.identity.address if self.peer is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where workers of this node live and what they are started with."""
+
+    node: Address
+    worker_address: Callable[[ProcessId], Address]
+    token: bytes
+    loop: str
+
+
+class WorkerPool:
+    """Owned by the node. `on_exit` hears of every worker that ended, once, on the loop."""
+
+    def __init__(
+        self,
+        place: Place,
+        spawner: Spawner,
+        entropy: Entropy,
+        soft_limit: int,
+        on_exit: Callable[[WorkerRecord, str], None],
+    ) -> None:
+        self.records: dict[ProcessId, WorkerRecord] = {}
+        self.reports: OrderedDict[ProcessId, tuple[int, str]] = OrderedDict()
+        self._place = place
+        self._spawner = spawner
+        self._entropy = entropy
+        self._soft_limit = soft_limit
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[WorkerRecord] = []
+        self._starting = asyncio.Semaphore(MAX_STARTING)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reaping: asyncio.Task[Any] | None = None
+        self._closed = False
+
+    async def acquire(self, job: Job) -> WorkerRecord:
+        """A worker of the job, ready for work: an idle one, else a new one. Raises `WorkerStartError`."""
+        for record in reversed(self._idle):
+            if record.job is job:
+                self._idle.remove(record)
+                record.use = "leased"
+                return record
+        return await self._start(job)
+
+    def release(self, record: WorkerRecord, *, reuse: bool) -> None:
+        """A lease is over: keep the worker warm, or end it when its state is not clean."""
+        record.lease = 0
+        if record.ended.is_set():
+            return
+        if not reuse or self._closed:
+            self.kill(record, "its lease was returned as not reusable")
+            return
+        record.use = "idle"
+        record.idle_since = self._loop.time()
+        self._idle.append(record)
+        if len(self._idle) > self._soft_limit and self._reaping is None:
+            self._reaping = self.spawn(self._reap())
+
+    def prestart(self, job: Job, count: int) -> None:
+        """Have some workers warm before they are needed."""
+        for _ in range(count):
+            self.spawn(self._prestart(job))
+
+    def registered(self, peer: Peer) -> WorkerRecord:
+        """A worker says that it is ready. Raises for a process that this node did not start."""
+        record = self.records.get(peer.identity.process)
+        if record is None or record.registered.done():
+            raise WorkerStartError(f"process {peer.identity.process} is not a worker that this node is starting")
+        record.peer = peer
+        record.registered.set_result(peer)
+        return record
+
+    def kill(self, record: WorkerRecord, reason: str) -> None:
+        """End a worker and everything it started; its end is reported as any other."""
+        record.kill_reason = record.kill_reason or reason
+        if record in self._idle:
+            self._idle.remove(record)
+        record.use = "ending"
+        if record.handle is not None:
+            record.handle.kill()
+
+    def end_job(self, job: Job) -> None:
+        for record in list(self.records.values()):
+            if record.job is job:
+                self.kill(record, f"its job {job.name} has ended")
+
+    async def aclose(self) -> None:
+        """Kill all and wait until they are gone."""
+        self._closed = True
+        for task in self._tasks:
+            if not task.get_name().startswith("actorlite watch"):
+                task.cancel()
+        await self._spawner.aclose()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str = "actorlite node work") -> asyncio.Task[Any]:
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- inside
+
+    async def _start(self, job: Job) -> WorkerRecord:
+        if self._closed:
+            raise WorkerStartError("the node is ending: no worker is started")
+        process = process_id(self._entropy.token_bytes(PROCESS_ID_BYTES))
+        record = WorkerRecord(process, job, self._loop.create_future())
+        place = self._place
+        spec = WorkerSpec(
+            process=process,
+            node=place.node,
+            listen=place.worker_address(process),
+            token=place.token,
+            job=job.name,
+            namespace=job.namespace,
+            sys_path=job.sys_path,
+            cwd=job.cwd,
+            loop=place.loop,
+        )
+        async with self._starting:
+            self.records[process] = record
+            try:
+                record.handle = await self._spawner.start(spec)
+            except BaseException:
+                del self.records[process]
+                raise
+            self.spawn(self._watch(record, record.handle), f"actorlite watch {process}")
+            try:
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    await record.registered
+            except TimeoutError:
+                self.kill(record, "it did not register in time")
+                raise WorkerStartError(f"a worker did not become ready within {START_TIMEOUT_S:g} s") from None
+            except asyncio.CancelledError:
+                # Whoever wanted it is gone, but somebody else will: it becomes idle.
+                if record.registered.done() and not record.registered.cancelled() and record.peer is not None:
+                    self.release(record, reuse=True)
+                else:
+                    self.kill(record, "nobody wanted it any more while it started")
+                raise
+        record.use = "leased"
+        return record
+
+    async def _watch(self, record: WorkerRecord, handle: ProcessHandle) -> None:
+        report = await handle.wait()
+        self._ended(record, report)
+
+    def _ended(self, record: WorkerRecord, report: ExitReport) -> None:
+        text = f"worker {report.describe()}"
+        if record.kill_reason:
+            text = f"worker pid {report.pid} was killed by its node: {record.kill_reason}"
+        self.reports[record.process] = (report.pid, text)
+        while len(self.reports) > MAX_REPORTS:
+            self.reports.popitem(last=False)
+        self.records.pop(record.process, None)
+        if record in self._idle:
+            self._idle.remove(record)
+        if not record.registered.done():
+            record.registered.set_exception(WorkerStartError(f"a worker ended while it started: {text}"))
+            record.registered.exception()  # a worker that nobody waits for any more is only reported
+        record.ended.set()
+        self._on_exit(record, text)
+
+    async def _prestart(self, job: Job) -> None:
+        try:
+            record = await self._start(job)
+        except ActorliteError as error:
+            logger.warning("a worker could not be started ahead: %s", error)
+            return
+        self.release(record, reuse=True)
+
+    async def _reap(self) -> None:
+        """End idle workers above the soft limit, oldest first, if they own nothing that others hold."""
+        try:
+            while len(self._idle) > self._soft_limit:
+                oldest = self._idle[0]
+                rest = oldest.idle_since + IDLE_S - self._loop.time()
+                if rest > 0:
+                    await asyncio.sleep(rest)
+                    continue
+                peer = oldest.peer
+                self._idle.remove(oldest)
+                answer = await peer.request(0, Retire()) if peer is not None else Yes(True)
+                if isinstance(answer, Yes) and answer.value:
+                    self.kill(oldest, "it was idle and not needed")
+                elif not oldest.ended.is_set():
+                    oldest.idle_since = self._loop.time()
+                    self._idle.append(oldest)
+        except ActorliteError:
+            pass  # it ended while it was asked
+        finally:
+            self._reaping = None
+
+    def __repr__(self) -> str:
+        return f"<WorkerPool workers={len(self.records)} idle={len(self._idle)}>"

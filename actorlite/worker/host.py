@@ -1,0 +1,137 @@
+"""A worker: it hosts actors and runs tasks, and has a runtime of its own.
+
+The loop takes messages and runs coroutines; plain functions run in threads. Calls start in mailbox order. User code never
+runs on the main thread except as coroutines, and the loop never waits for a thread. The same object is a worker process's
+whole inside, and an in-process worker in the caller's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from actorlite.errors import ConnectionLost
+from actorlite.host import Entropy, WorkerSpec
+from actorlite.rpc.handshake import PYTHON
+from actorlite.rpc.hub import Hub
+from actorlite.rpc.peer import Handlers, Peer
+from actorlite.runtime.node_client import NodeClient
+from actorlite.runtime.runtime import ProcessRuntime
+from actorlite.wire.messages import (
+    ActorCall,
+    Cancel,
+    CreateActor,
+    Identity,
+    NodeInfo,
+    RegisterWorker,
+    Retire,
+    StopActor,
+    TaskCall,
+    Yes,
+)
+from actorlite.worker.actors import ActorShelf
+from actorlite.worker.inbound import InboundCall
+from actorlite.worker.runner import Runner
+from actorlite.worker.tasks import TaskLane
+
+logger = logging.getLogger("actorlite.worker")
+
+
+class Worker:
+    """Made by `start`. `on_end` is called once, when the node is gone: the worker has no reason to live on."""
+
+    runtime: ProcessRuntime
+    runner: Runner
+    tasks: TaskLane
+    actors: ActorShelf
+
+    def __init__(self, spec: WorkerSpec, entropy: Entropy, pid: int, on_end: Callable[[str], None]) -> None:
+        self.spec = spec
+        self.loop = asyncio.get_running_loop()
+        self._on_end = on_end
+        self._handlers = Handlers()
+        identity = Identity(spec.process, "worker", "", pid, PYTHON)
+        self.hub = Hub(identity, spec.token, entropy, self._handlers, on_peer_lost=self._peer_lost)
+
+    async def start(self) -> None:
+        """Listen, then register with the node: from then on calls may come."""
+        await self.hub.listen(self.spec.listen)
+        node = await self.hub.connect(self.spec.node)
+        client = NodeClient(self.hub, node, NodeInfo(node.identity.pid, 0, ""))
+        self.runtime = ProcessRuntime(
+            self.hub, client, job=self.spec.job, namespace=self.spec.namespace, address=self.spec.node
+        )
+        self.runtime.install(self._handlers)
+        self.runner = Runner(self)
+        self.tasks = TaskLane(self)
+        self.actors = ActorShelf(self)
+        self._handlers.on_messages(
+            {
+                TaskCall: self.tasks.arrived,
+                ActorCall: self.actors.arrived,
+                CreateActor: self.actors.create,
+                Cancel: self._cancel,
+            }
+        )
+        self._handlers.on_requests({StopActor: self.actors.stop, Retire: self._retire})
+        info = await node.request(next(self.hub.numbers), RegisterWorker())
+        if isinstance(info, NodeInfo):
+            client.info = info
+
+    async def aclose(self) -> None:
+        """Drop everything: running calls are cancelled, nobody is told anything but the end of the connection."""
+        self.tasks.close()
+        self.actors.close()
+        await asyncio.gather(*self.runner.cancel_all(), return_exceptions=True)
+        self.runtime.node_ending("the worker ends")
+        await self.runtime.aclose()
+
+    async def fetch_slots(self, call: InboundCall) -> None:
+        """Get the arguments that other processes own. Raises what they failed with."""
+        fetched: dict[int | str, Any] = {}
+        refs = []
+        for slot in call.foreign_slots:
+            assert slot.ref is not None
+            refs.append((slot.position, self.runtime.import_ref(*slot.ref)))
+        for position, ref in refs:
+            fetched[position] = await ref
+        call.fetched = fetched
+
+    def cancel_call(self, call: InboundCall) -> None:
+        """Stop a call: one that waits never runs, a coroutine is cancelled, a thread is told only."""
+        if call.cancelled:
+            return
+        call.cancelled = True
+        if self.tasks.withdraw(call) or self.actors.withdraw(call):
+            self.runner.deliver(call, call.cancellation())
+        elif call.task is not None:
+            call.task.cancel()
+
+    # --- handlers
+
+    def _cancel(self, peer: Peer, message: Cancel, parts: Sequence[memoryview]) -> None:
+        # The call came earlier on this connection, so one that is not known has been answered.
+        call = peer.inbound.get(message.id)
+        if call is not None:
+            self.cancel_call(call)
+
+    async def _retire(self, peer: Peer, body: Retire) -> Yes:
+        return Yes(not self.runtime.objects.is_needed and not len(self.actors))
+
+    def _peer_lost(self, peer: Peer, error: ConnectionLost | None) -> None:
+        runtime = getattr(self, "runtime", None)
+        if runtime is None:
+            return
+        runtime.peer_lost(peer)
+        if peer is runtime.node.peer:
+            self._on_end(f"the node is gone: {error}")
+            return
+        for call in list(peer.inbound.values()):
+            call.cancelled = True
+        self.tasks.peer_lost(peer)
+        self.actors.creator_lost(peer)
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.spec.process} {self.tasks!r} {self.actors!r}>"

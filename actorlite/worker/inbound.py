@@ -1,0 +1,205 @@
+"""A call that arrived: what user code runs in, and how its end becomes an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from actorlite.context import CallInfo
+from actorlite.errors import ActorliteError, Outcome
+from actorlite.ids import object_id
+from actorlite.rpc.peer import Peer
+from actorlite.runtime.payloads import pack, unpack_all
+from actorlite.transport import Buffer
+from actorlite.wire.failures import encode_failure
+from actorlite.wire.messages import (
+    CANCELLED,
+    Envelope,
+    Failed,
+    Payload,
+    Rejected,
+    Replies,
+    Reply,
+    Slot,
+    encode,
+)
+from actorlite.wire.serialize import Encoded, decode
+from actorlite.wire.serialize import encode as encode_value
+
+if TYPE_CHECKING:
+    from actorlite.ids import ActorId
+    from actorlite.state.mailbox import Mailbox
+    from actorlite.worker.executor import ThreadExecutor
+    from actorlite.worker.host import Worker
+
+Answer = tuple[Sequence[Buffer], Sequence[object]]
+"""The parts of the reply message, and the references inside it."""
+
+
+class HostedActor:
+    """One actor here. Slim: a worker may host a hundred thousand."""
+
+    __slots__ = ("id", "instance", "mailbox", "executor", "creator", "cls", "name")
+
+    def __init__(
+        self, id: ActorId, mailbox: Mailbox[InboundCall], executor: ThreadExecutor, creator: Peer, name: str
+    ) -> None:
+        self.id = id
+        self.instance: Any = None
+        """None until the constructor has returned."""
+        self.mailbox = mailbox
+        self.executor = executor
+        self.creator = creator
+        self.cls: type[Any] | None = None
+        self.name = name
+
+    @property
+    def class_name(self) -> str:
+        return self.cls.__name__ if self.cls is not None else "?"
+
+    def __repr__(self) -> str:
+        return f"<HostedActor {self.class_name} {self.id} {self.mailbox!r}>"
+
+
+class InboundCall:
+    """One call from its arrival to its answer; the `CallScope` of the user code that it runs."""
+
+    __slots__ = ("worker", "peer", "id", "name", "message", "parts", "actor", "task", "cancelled", "fetched")
+
+    def __init__(
+        self, worker: Worker, peer: Peer, message: Any, parts: Sequence[memoryview], actor: HostedActor | None, name: str
+    ) -> None:
+        self.worker = worker
+        self.peer = peer
+        self.id: int = message.id
+        self.name = name
+        self.message: Any = message
+        self.parts: Sequence[memoryview] = parts
+        self.actor = actor
+        self.task: asyncio.Task[None] | None = None
+        self.cancelled = False
+        self.fetched: dict[int | str, Any] | None = None
+        """Values of arguments that were given as references owned elsewhere."""
+
+    @property
+    def envelope(self) -> Envelope | None:
+        return getattr(self.message, "envelope", None)
+
+    @property
+    def chainable(self) -> bool:
+        """A plain method without arguments to fetch: it may be queued in the actor's thread."""
+        actor = self.actor
+        return (
+            actor is not None
+            and actor.instance is not None
+            and not self.message.slots
+            and self.name != "__init__"
+            and not self.worker.actors.is_coroutine(actor, self.name)
+        )
+
+    # --- what user code sees
+
+    @property
+    def info(self) -> CallInfo:
+        envelope = self.envelope
+        actor = self.actor
+        function_name = f"{type(actor.instance).__name__}.{self.name}" if actor is not None else self.name
+        return CallInfo(
+            task_id=object_id(self.peer.identity.process, self.id),
+            task_name=envelope.name if envelope is not None and envelope.name else function_name,
+            function_name=function_name,
+            attempt=envelope.attempt if envelope is not None else 0,
+            actor_id=actor.id if actor is not None else None,
+            actor_name=(actor.name or None) if actor is not None else None,
+            actor=self.worker.actors.link_of(actor) if actor is not None else None,
+            resources=self.worker.tasks.resources if actor is None else {},
+        )
+
+    @property
+    def chain(self) -> tuple[Any, ...]:
+        envelope = self.envelope
+        return envelope.chain if envelope is not None else ()
+
+    def enter_wait(self) -> None:
+        if self.actor is None:
+            self.worker.tasks.waits(1)
+
+    def leave_wait(self) -> None:
+        if self.actor is None:
+            self.worker.tasks.waits(-1)
+
+    # --- arguments and answers
+
+    @property
+    def foreign_slots(self) -> list[Slot]:
+        """Arguments whose values must be fetched from other processes first."""
+        return [slot for slot in self.message.slots if slot.ref is not None]
+
+    def arguments(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The decoded arguments. Raises what unpickling raises: that is user code too."""
+        message = self.message
+        slots = message.slots
+        payloads: list[Payload] = [message.args, *(slot.payload for slot in slots if slot.payload is not None)]
+        values = [decode(each.kind, each.data, each.buffers, self.worker.runtime) for each in unpack_all(payloads, self.parts)]
+        args, kwargs = values[0]
+        self.parts = ()
+        if not slots:
+            return args, kwargs
+        args = list(args)
+        inlined = iter(values[1:])
+        for slot in slots:
+            value = next(inlined) if slot.payload is not None else (self.fetched or {})[slot.position]
+            if isinstance(slot.position, int):
+                args[slot.position] = value
+            else:
+                kwargs[slot.position] = value
+        return args, kwargs
+
+    def where(self) -> str:
+        """One line for remote tracebacks."""
+        actor = self.actor
+        what = f"actor {actor.class_name}.{self.name}()" if actor is not None else f"task {self.name}()"
+        return f"{what} in worker pid {os.getpid()}"
+
+    def success(self, value: Any) -> Answer:
+        """The answer for a returned value; a value that cannot be sent becomes a failure."""
+        envelope = self.envelope
+        wanted = envelope.num_returns if envelope is not None else 1
+        own = self.worker.hub.identity.address
+        try:
+            if wanted == 1:
+                encoded = encode_value(value)
+                payload, parts = pack(encoded, own)
+                return (encode(Reply(self.id, payload)), *parts), encoded.handles
+            if wanted == 0:
+                payload, _ = pack(encode_value(None), own)
+                return (encode(Reply(self.id, payload)),), ()
+            return self._many(value, wanted, own)
+        except Exception as error:
+            if isinstance(error, ActorliteError):
+                error.outcome = Outcome.EXECUTED
+            return self.failure(error)
+
+    def _many(self, value: Any, wanted: int, own: str) -> Answer:
+        values = list(value)
+        if len(values) != wanted:
+            raise ValueError(f"{self.name}() returned {len(values)} values, but num_returns={wanted}")
+        all_encoded: list[Encoded] = [encode_value(each) for each in values]
+        packed = [pack(each, own) for each in all_encoded]
+        parts = [part for _, extra in packed for part in extra]
+        handles = [handle for each in all_encoded for handle in each.handles]
+        return (encode(Replies(self.id, tuple(payload for payload, _ in packed))), *parts), handles
+
+    def failure(self, error: BaseException) -> Answer:
+        return (encode(Failed(self.id, encode_failure(error, self.where()))),), ()
+
+    def rejection(self, reason: str, text: str = "") -> Answer:
+        return (encode(Rejected(self.id, reason, text)),), ()
+
+    def cancellation(self) -> Answer:
+        return self.rejection(CANCELLED, f"{self.name}() was cancelled")
+
+    def __repr__(self) -> str:
+        return f"<InboundCall {self.name} #{self.id} from {self.peer.identity.process}>"

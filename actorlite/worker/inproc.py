@@ -1,0 +1,75 @@
+"""Workers as objects in the caller's loop: the spawner of in-process sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from actorlite.host import Entropy, ExitReport, ProcessHandle, WorkerSpec
+from actorlite.worker.host import Worker
+
+
+class LoopWorker:
+    """One in-process worker; a `ProcessHandle` whose `kill` drops its connections without goodbye."""
+
+    def __init__(self, spec: WorkerSpec, entropy: Entropy) -> None:
+        self.worker = Worker(spec, entropy, os.getpid(), self._node_gone)
+        self._report: asyncio.Future[ExitReport] = asyncio.get_running_loop().create_future()
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+    async def wait(self) -> ExitReport:
+        return await asyncio.shield(self._report)
+
+    def kill(self) -> None:
+        self._end("killed by its node")
+
+    async def closed(self) -> None:
+        """Return once nothing of it is left."""
+        if self._closing is not None:
+            await self._closing
+
+    def _node_gone(self, reason: str) -> None:
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(reason), name="actorlite worker ends")
+
+    async def _close(self, reason: str) -> None:
+        try:
+            await self.worker.aclose()
+        finally:
+            if not self._report.done():
+                self._report.set_result(ExitReport(pid=self.pid, reason=reason))
+
+
+class LoopSpawner:
+    """Builds workers in this loop; a `Spawner`."""
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._entropy = entropy
+        self._workers: set[LoopWorker] = set()
+
+    async def start(self, spec: WorkerSpec) -> ProcessHandle:
+        worker = LoopWorker(spec, self._entropy)
+        self._workers.add(worker)
+        try:
+            await worker.worker.start()
+        except BaseException:
+            self._workers.discard(worker)
+            await worker.worker.hub.aclose()
+            raise
+        return worker
+
+    async def aclose(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        await asyncio.gather(*(worker.closed() for worker in self._workers))
+        self._workers.clear()
+
+    def __repr__(self) -> str:
+        return f"<LoopSpawner workers={len(self._workers)}>"

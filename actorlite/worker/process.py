@@ -1,0 +1,46 @@
+"""A worker process from its first line to its last: what the zygote runs in each fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from actorlite.host import SystemEntropy, WorkerSpec
+from actorlite.worker.host import Worker
+
+SWITCH_INTERVAL_S = 100e-6
+"""How long a thread may keep the interpreter while the loop waits. With Python's default of 5 ms, one busy thread cuts the loop
+from 49 000 to 262 round trips per second; with this, to 7 700."""
+
+
+def run_worker(spec: WorkerSpec) -> None:
+    """Serve until the node is gone. Returns when it is; whatever still runs ends with the process."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    known = set(sys.path)
+    sys.path[:0] = [entry for entry in spec.sys_path if entry not in known]
+    if spec.cwd:
+        try:
+            os.chdir(spec.cwd)
+        except OSError as error:
+            print(f"actorlite: cannot use the driver's directory {spec.cwd}: {error}", file=sys.stderr)
+    with asyncio.Runner(loop_factory=loop_factory(spec.loop)) as runner:
+        runner.run(_serve(spec))
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    if name == "uvloop":
+        factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+        return factory
+    return asyncio.new_event_loop
+
+
+async def _serve(spec: WorkerSpec) -> None:
+    ended = asyncio.Event()
+    worker = Worker(spec, SystemEntropy(), os.getpid(), lambda reason: ended.set())
+    await worker.start()
+    await ended.wait()
+    # The node is gone and with it the session: threads may be deep in user code, and nobody waits for an answer.
+    os._exit(0)

@@ -1,0 +1,130 @@
+"""Running user code: coroutines on the loop, plain functions in threads, each in a context of its own.
+
+Whoever starts a call gives a `done` function; it is called on the loop, once, with the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from actorlite.context import current_call, current_runtime, current_trace
+from actorlite.rpc.peer import Peer
+from actorlite.worker.executor import ThreadExecutor
+from actorlite.worker.inbound import Answer, InboundCall
+
+if TYPE_CHECKING:
+    from actorlite.worker.host import Worker
+
+Done = Callable[[InboundCall, Answer], None]
+
+
+class Runner:
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = worker.loop
+        self._base = Context()
+        self._base.run(current_runtime.set, worker.runtime)
+        self._running: set[asyncio.Task[None]] = set()
+        self._ended: deque[tuple[Done, InboundCall, Answer]] = deque()
+        self._wake_up_sent = False
+
+    def context_for(self, call: InboundCall) -> Context:
+        """A call sees the runtime, itself and the trace it came with; nothing of the call before it."""
+        context = self._base.copy()
+        context.run(current_call.set, call)
+        envelope = call.envelope
+        if envelope is not None and envelope.trace:
+            context.run(current_trace.set, envelope.trace)
+        return context
+
+    # --- on the loop
+
+    def start_coroutine(self, call: InboundCall, function: Callable[..., Any], done: Done) -> None:
+        """Decode the arguments and run a coroutine function, as a task of its own."""
+        self._own(call, self._run_coroutine(call, function, done), self.context_for(call))
+
+    def start_plain(
+        self, call: InboundCall, find: Callable[[], Callable[..., Any]], executor: ThreadExecutor, done: Done
+    ) -> None:
+        """Decode the arguments and run a plain function in a thread; `find` gives it, there."""
+        executor.submit(partial(self._run_plain, call, find, done))
+
+    def start_work(self, call: InboundCall, work: Any) -> None:
+        """Run a coroutine of ours for a call, cancelled with it."""
+        self._own(call, work, self.context_for(call))
+
+    def deliver(self, call: InboundCall, answer: Answer) -> None:
+        """Send an answer; first let the owners of references that came with the call know that they are held here."""
+        peer = call.peer
+        peer.inbound.pop(call.id, None)
+        objects = self._worker.runtime.objects
+        if objects.registering:
+            objects.when_registered(partial(self._send, peer, call.id, answer))
+        else:
+            self._send(peer, call.id, answer)
+
+    def cancel_all(self) -> list[asyncio.Task[None]]:
+        for task in self._running:
+            task.cancel()
+        return list(self._running)
+
+    def _own(self, call: InboundCall, work: Any, context: Context) -> None:
+        task = self._loop.create_task(work, context=context)
+        call.task = task
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run_coroutine(self, call: InboundCall, function: Callable[..., Any], done: Done) -> None:
+        try:
+            args, kwargs = call.arguments()
+            answer = call.success(await function(*args, **kwargs))
+        except asyncio.CancelledError as error:
+            answer = call.cancellation() if call.cancelled else call.failure(error)
+        except BaseException as error:
+            # SystemExit too: it would end the loop, which belongs to the caller when in process.
+            answer = call.failure(error)
+        done(call, answer)
+
+    def _send(self, peer: Peer, call: int, answer: Answer) -> None:
+        if not peer.is_open:
+            return
+        parts, handles = answer
+        if handles:
+            self._worker.runtime.objects.hold_for_reply(peer, call, handles)
+        peer.send(*parts)
+
+    # --- in threads
+
+    def _run_plain(self, call: InboundCall, find: Callable[[], Callable[..., Any]], done: Done) -> None:
+        if call.cancelled:
+            answer = call.cancellation()
+        else:
+            answer = self.context_for(call).run(self._call_plain, call, find)
+        self._ended.append((done, call, answer))
+        if not self._wake_up_sent:
+            self._wake_up_sent = True
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._collect)
+
+    def _call_plain(self, call: InboundCall, find: Callable[[], Callable[..., Any]]) -> Answer:
+        try:
+            function = find()
+            args, kwargs = call.arguments()
+            return call.success(function(*args, **kwargs))
+        except BaseException as error:
+            # SystemExit too: a thread that ends does not end the process, and its caller must hear of it.
+            return call.failure(error)
+
+    def _collect(self) -> None:
+        # Cleared first: a thread that appends from now on wakes the loop again.
+        self._wake_up_sent = False
+        ended = self._ended
+        while ended:
+            done, call, answer = ended.popleft()
+            done(call, answer)
+

@@ -1,0 +1,180 @@
+"""The worker's tasks: one at a time, in order, and never stuck behind one another.
+
+A lease pays for one task at a time. Calls that were pipelined behind one that takes long, or that waits for others, go back
+to their owner, who runs them elsewhere; so a task may wait for one that was sent after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from actorlite.rpc.peer import Peer
+from actorlite.state.mailbox import Mailbox
+from actorlite.wire.messages import HANDED_BACK
+from actorlite.worker.executor import ThreadExecutor
+from actorlite.worker.inbound import Answer, InboundCall
+
+if TYPE_CHECKING:
+    from actorlite.worker.host import Worker
+
+HAND_BACK_S = 0.01
+"""How long tasks may sit behind a running one before their owner gets them back."""
+
+BLOCKED_S = 0.002
+"""How long a task may wait for others before its CPU is lent out: shorter waits are not worth two messages."""
+
+
+class TaskLane:
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = worker.loop
+        self._mailbox: Mailbox[InboundCall] = Mailbox()
+        self._executor = ThreadExecutor(1, "actorlite-task")
+        self._coroutines: dict[bytes, bool] = {}
+        self._running: InboundCall | None = None
+        self._hand_back_timer: asyncio.TimerHandle | None = None
+        self._waiting = 0
+        self._blocked_timer: asyncio.TimerHandle | None = None
+        self._lent = False
+
+    @property
+    def resources(self) -> Mapping[str, float]:
+        return {"CPU": 1.0} if self._running is not None else {}
+
+    def arrived(self, peer: Peer, message: Any, parts: Any) -> None:
+        """Handler of `TaskCall`."""
+        call = InboundCall(self._worker, peer, message, parts, None, "")
+        peer.inbound[call.id] = call
+        if self._mailbox.offer(call):
+            self._start(call)
+        elif self._lent:
+            self._hand_back()
+        elif self._hand_back_timer is None:
+            self._hand_back_timer = self._loop.call_later(HAND_BACK_S, self._stuck, self._running)
+
+    def withdraw(self, call: InboundCall) -> bool:
+        """Take out a task that has not started."""
+        return bool(self._mailbox.withdraw(lambda each: each is call))
+
+    def waits(self, change: int) -> None:
+        """The running task begins (1) or ends (-1) to wait for others. From any thread."""
+        if self._worker.runtime.in_loop():
+            self._waits(change)
+        else:
+            self._loop.call_soon_threadsafe(self._waits, change)
+
+    def peer_lost(self, peer: Peer) -> None:
+        """Nobody wants the tasks of a process that is gone."""
+        for call in self._mailbox.withdraw(lambda each: each.peer is peer):
+            call.peer.inbound.pop(call.id, None)
+        if self._running is not None and self._running.peer is peer:
+            self._worker.cancel_call(self._running)
+
+    def close(self) -> None:
+        for timer in (self._hand_back_timer, self._blocked_timer):
+            if timer is not None:
+                timer.cancel()
+        self._executor.close()
+
+    # --- running
+
+    def _start(self, call: InboundCall) -> None:
+        self._running = call
+        worker = self._worker
+        if call.foreign_slots:
+            worker.runner.start_work(call, self._fetch_and_start(call))
+            return
+        self._start_now(call)
+
+    def _start_now(self, call: InboundCall) -> None:
+        digest = call.message.code
+        kind = self._coroutines.get(digest)
+        if kind is None:
+            # The code is built where plain functions run: building it may import user modules.
+            self._executor.submit(lambda: self._build(call, digest))
+        elif kind:
+            function = self._worker.runtime.code.find(digest)
+            call.name = function.__name__
+            self._worker.runner.start_coroutine(call, function, self._done)
+        else:
+            self._worker.runner.start_plain(call, lambda: self._find(call, digest), self._executor, self._done)
+
+    def _find(self, call: InboundCall, digest: bytes) -> Any:
+        function = self._worker.runtime.code.find(digest)
+        call.name = getattr(function, "__name__", "task")
+        return function
+
+    def _build(self, call: InboundCall, digest: bytes) -> None:
+        answer: Answer | None = None
+        try:
+            function = self._worker.runner.context_for(call).run(self._worker.runtime.code.find, digest)
+            self._coroutines[digest] = inspect.iscoroutinefunction(function)
+        except BaseException as error:
+            call.name = "(its code could not be loaded)"
+            answer = call.failure(error)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._built, call, answer)
+
+    def _built(self, call: InboundCall, answer: Answer | None) -> None:
+        if answer is not None:
+            self._done(call, answer)
+        elif call.cancelled:
+            self._done(call, call.cancellation())
+        else:
+            self._start_now(call)
+
+    async def _fetch_and_start(self, call: InboundCall) -> None:
+        try:
+            await self._worker.fetch_slots(call)
+        except asyncio.CancelledError:
+            self._done(call, call.cancellation())
+        except BaseException as error:
+            self._done(call, call.failure(error))
+        else:
+            self._start_now(call)
+
+    def _done(self, call: InboundCall, answer: Answer) -> None:
+        if self._lent:
+            self._lent = False
+            self._worker.runtime.node.blocked(False)
+        self._waiting = 0
+        self._running = None
+        self._worker.runner.deliver(call, answer)
+        for following in self._mailbox.finished(call):
+            self._start(following)
+
+    # --- not in the way of others
+
+    def _stuck(self, call: InboundCall | None) -> None:
+        self._hand_back_timer = None
+        if self._running is call:
+            self._hand_back()
+        elif self._mailbox.waiting:
+            self._hand_back_timer = self._loop.call_later(HAND_BACK_S, self._stuck, self._running)
+
+    def _hand_back(self) -> None:
+        for call in self._mailbox.withdraw(lambda each: True):
+            self._worker.runner.deliver(call, call.rejection(HANDED_BACK))
+
+    def _waits(self, change: int) -> None:
+        if self._running is None:
+            return
+        self._waiting = max(0, self._waiting + change)
+        if self._waiting and not self._lent and self._blocked_timer is None:
+            self._blocked_timer = self._loop.call_later(BLOCKED_S, self._lend)
+        elif not self._waiting and self._lent:
+            self._lent = False
+            self._worker.runtime.node.blocked(False)
+
+    def _lend(self) -> None:
+        self._blocked_timer = None
+        if self._waiting and not self._lent:
+            self._lent = True
+            self._worker.runtime.node.blocked(True)
+            self._hand_back()
+
+    def __repr__(self) -> str:
+        return f"<TaskLane running={self._running!r} waiting={self._mailbox.waiting} lent={self._lent}>"
