@@ -16,6 +16,7 @@ from actorlite.api import (
     wait,
 )
 from actorlite.refs import ObjectRef
+from actorlite.session import Session, init, shutdown
 from actorlite.task import RemoteFunction
 
 __all__ = [
@@ -26,17 +27,20 @@ __all__ = [
     "ObjectRef",
     "RemoteFunction",
     "RuntimeContext",
+    "Session",
     "arg",
     "as_completed",
     "cancel",
     "errors",
     "get",
+    "init",
     "kill",
     "method",
     "put",
     "ready",
     "remote",
     "runtime_context",
+    "shutdown",
     "sync",
     "wait",
 ]

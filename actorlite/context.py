@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -73,6 +73,14 @@ class Runtime(Protocol):
     @property
     def address(self) -> str:
         """The address the session was opened with, as shown to users."""
+
+    @property
+    def shut_down(self) -> Callable[[], Awaitable[None]] | None:
+        """Shuts the driver's session down; None in a worker."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether the session was shut down, or is being shut down."""
 
     def in_loop(self) -> bool:
         """Whether the calling thread is the one that runs this runtime's loop."""
@@ -165,7 +173,8 @@ class _OpenSessions:
             self._runtimes = [each for each in self._runtimes if each is not runtime]
 
     def all(self) -> Sequence[Runtime]:
-        return tuple(self._runtimes)
+        """Those whose loop still runs or may run again: a session whose loop was closed under it is no choice."""
+        return tuple(each for each in self._runtimes if not each.loop.is_closed())
 
 
 sessions = _OpenSessions()
@@ -174,7 +183,7 @@ sessions = _OpenSessions()
 def find_runtime() -> Runtime:
     """The current session's runtime. Raises `NoSessionError` naming the open ones and the remedies."""
     runtime = current_runtime.get()
-    if runtime is not None:
+    if runtime is not None and not runtime.closing:
         return runtime
     open_now = sessions.all()
     if len(open_now) == 1:

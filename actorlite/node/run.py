@@ -9,7 +9,7 @@ from actorlite.host import Spawner, SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.node.daemon import Node, NodeOptions
 from actorlite.node.stop import OnReady, StopSignal
-from actorlite.resources import cpu_units
+from actorlite.resources import to_units
 from actorlite.transport import Address
 from actorlite.wire.launch import DaemonConfig
 
@@ -33,7 +33,7 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
     options = NodeOptions(
         process=process_id(entropy.token_bytes(PROCESS_ID_BYTES)),
         token=config.token,
-        cpu_units=cpu_units(cpus),
+        cpu_units=to_units("num_cpus", cpus),
         worker_address=worker_address,
         pid=os.getpid(),
         loop=config.loop,

@@ -11,7 +11,7 @@ from actorlite.definitions import ActorDefinition
 from actorlite.errors import ActorDiedError, ActorliteError, ActorUnavailableError, ConnectionLost, Outcome
 from actorlite.ids import ActorId, ProcessId, actor_id, owner_of
 from actorlite.options import ActorOptions
-from actorlite.resources import cpu_units
+from actorlite.resources import CPU, actor_request
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link, unschedulable
 from actorlite.runtime.calls import Outbound, encode_arguments
@@ -33,8 +33,6 @@ from actorlite.wire.messages import (
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
-
-ONE_CPU = 10_000
 
 
 class CreationOut(Outbound):
@@ -166,9 +164,8 @@ class ActorDirectory:
     async def _lease_worker(self, creation: CreationOut) -> Peer:
         runtime = self.runtime
         runtime.reclaim()
-        asked = creation.options.num_cpus
-        needs = ONE_CPU if asked is None else cpu_units(asked)
-        holds = 0 if asked is None else needs
+        request = actor_request(creation.options.num_cpus)
+        needs, holds = request.placement.units_of(CPU), request.lifetime.units_of(CPU)
         purpose = "shared" if creation.shared else "actor"
         lease = await runtime.node.lease(next(runtime.hub.numbers), needs, holds, purpose, creation.link.definition.name)
         if lease is None:

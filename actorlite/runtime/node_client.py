@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError
@@ -37,6 +38,8 @@ class NodeClient:
         self.info = info
         self.gone: str = ""
         """Why the node is gone; empty while it is there."""
+        self.explain: Callable[[], Awaitable[str]] | None = None
+        """For a process that started its node itself: how it ended, once it has."""
         self._hub = hub
         self._inquiries: dict[ProcessId, asyncio.Task[str]] = {}
 
@@ -81,6 +84,16 @@ class NodeClient:
             task.add_done_callback(lambda _: self._inquiries.pop(process, None))
         return await asyncio.shield(task)
 
+    async def why_gone(self, otherwise: str) -> str:
+        """Why the node is gone: its own last word, else how its process ended, else `otherwise`. Never raises."""
+        if not self.gone and self.explain is not None:
+            try:
+                async with asyncio.timeout(WHY_DIED_S):
+                    return await self.explain()
+            except TimeoutError:
+                pass  # its connection is lost, but it lives: say at least that
+        return self.gone or f"the node daemon (pid {self.info.pid}) is gone: {otherwise}"
+
     async def aclose(self) -> None:
         tasks = list(self._inquiries.values())
         for task in tasks:
@@ -96,7 +109,7 @@ class NodeClient:
         except TimeoutError:
             return f"process {process} closed its connection; its node did not say why within {WHY_DIED_S:g} s"
         except ConnectionLost as error:
-            return self.gone or f"the node is gone too: {error}"
+            return await self.why_gone(str(error))
         except ActorliteError as error:
             return str(error)
         return death.text if isinstance(death, Death) else f"process {process} is gone"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from actorlite.context import current_call
 from actorlite.definitions import ActorDefinition, FunctionDefinition
-from actorlite.errors import ConnectionLost, NodeDiedError, SessionClosedError
+from actorlite.errors import ConnectionLost, NodeDiedError, Outcome, SessionClosedError
 from actorlite.ids import ActorId, ObjectId, ProcessId
 from actorlite.options import ActorOptions, TaskOptions
 from actorlite.refs import Failure, ObjectRef
-from actorlite.resources import cpu_units
+from actorlite.resources import to_units
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.runtime.actors import Link
@@ -36,6 +37,8 @@ from actorlite.wire.serialize import Encoded, decode, encode
 
 T = TypeVar("T")
 
+ONE_CPU = to_units("num_cpus", 1)
+
 STOP_GRACE_S = 5.0
 """How long `on_stop` hooks may take when a session is shut down."""
 
@@ -54,6 +57,8 @@ class ProcessRuntime:
         self.closing = False
         self.gone = ""
         """Why nothing can be submitted any more; empty while all is well."""
+        self.shut_down: Callable[[], Awaitable[None]] | None = None
+        """Shuts the driver's session down; None in a worker."""
         self.room: dict[ActorId, list[asyncio.Future[None]]] = {}
         """Callers that wait below `max_pending_calls`."""
         self._thread = threading.get_ident()
@@ -175,7 +180,7 @@ class ProcessRuntime:
         call.blob = blob
         call.retries = options.max_retries
         call.lease = 0
-        units = cpu_units(1 if options.num_cpus is None else options.num_cpus)
+        units = ONE_CPU if options.num_cpus is None else to_units("num_cpus", options.num_cpus)
         group = self._groups.get(units)
         if group is None:
             group = self._groups.setdefault(units, LeaseGroup(self, units))
@@ -286,11 +291,15 @@ class ProcessRuntime:
     def peer_lost(self, peer: Peer, error: ConnectionLost | None) -> None:
         """The hub's news: a connection has ended, and everybody who waited on it was told."""
         if peer is self.node.peer:
-            self.node_ending(f"the node daemon (pid {self.node.info.pid}) is gone: {error or 'we closed the connection'}")
+            if not self.closing:
+                self.spawn(self._node_lost(str(error or "the connection was closed here")))
             return
         self.objects.peer_lost(peer)
         if peer.identity.role == "worker" and not self.gone:
             self.spawn(self.worker_lost(peer.identity.process))
+
+    async def _node_lost(self, text: str) -> None:
+        self.node_ending(await self.node.why_gone(text))
 
     def node_ending(self, reason: str) -> None:
         """Nothing can be submitted any more. What is under way ends with its workers."""
@@ -298,7 +307,7 @@ class ProcessRuntime:
             return
         self.gone = self.node.gone = reason
         for group in self._groups.values():
-            group.fail_all(fail_with(NodeDiedError, reason))
+            group.fail_all(partial(NodeDiedError, reason, outcome=Outcome.NOT_EXECUTED))
         self.directory.fail_all(reason)
 
     # --- the end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -158,10 +159,10 @@ class LeaseGroup:
             surplus = tuple(self.requests)[wanted:]
             self.runtime.node.withdraw(surplus)
 
-    def fail_all(self, make: Failure) -> None:
-        """The node is gone: nothing that waits here will run."""
+    def fail_all(self, make: Callable[[], BaseException]) -> None:
+        """Nothing that waits here will run."""
         while self.pool.queue:
-            self.pool.queue.popleft().end(make)
+            self.pool.queue.popleft().end(Failure(make))
 
     def close(self) -> None:
         if self._timer is not None:
@@ -197,7 +198,7 @@ class LeaseGroup:
                 self._failures += 1
                 runtime.node.return_lease(lease.lease, reuse=False)
             if lease is None or self._failures >= MAX_CONNECT_FAILURES:
-                self.fail_all(Failure(partial(type(error), str(error))))
+                self.fail_all(partial(type(error), str(error)))
             else:
                 self.pump()
             return

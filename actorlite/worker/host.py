@@ -124,7 +124,7 @@ class Worker:
         runtime = getattr(self, "runtime", None)
         if runtime is None:
             return
-        runtime.peer_lost(peer)
+        runtime.peer_lost(peer, error)
         if peer is runtime.node.peer:
             self._on_end(f"the node is gone: {error}")
             return
