@@ -77,7 +77,9 @@ class ObjectRef(Generic[T_co]):
     @property
     def id(self) -> ObjectId:
         number = self._id
-        if isinstance(number, int):  # an id is text, made when somebody looks: most references of a busy program never show it
+        if isinstance(
+            number, int
+        ):  # an id is text, made when somebody looks: most references of a busy program never show it
             self._id = number = object_id(self.runtime.process, number)
         return number
 
@@ -163,7 +165,9 @@ class ObjectRef(Generic[T_co]):
         self.runtime.loop.call_soon_threadsafe(_Settling(self, future).step)
         return future
 
-    def add_done_callback(self, callback: Callable[[ObjectRef[T_co]], object], *, context: Context | None = None) -> None:
+    def add_done_callback(
+        self, callback: Callable[[ObjectRef[T_co]], object], *, context: Context | None = None
+    ) -> None:
         """Call `callback(ref)` soon on the running loop (else the runtime's) once done, as `asyncio.Future` does."""
         loop = _running_loop() or self.runtime.loop
         self._subscribe_waker(_DoneCallback(loop, callback, self, context), value=False)

@@ -34,7 +34,7 @@ import tokenize
 import warnings
 import zlib
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -288,7 +288,7 @@ class Shard(al.Actor):
     @al.method
     def search(self, query: Query, limit: int) -> Answer:
         """This shard's best `limit` hits, and how many lines match in all."""
-        hits = list(self._matches(query, sorted(self._candidates(query))))
+        hits = self._matches(query, sorted(self._candidates(query)))
         return Answer(len(hits), heapq.nsmallest(limit, hits, key=lambda hit: hit.order))
 
     def _candidates(self, query: Query) -> set[int]:
@@ -298,8 +298,9 @@ class Shard(al.Actor):
         lists.sort(key=len)
         return set(lists[0]).intersection(*lists[1:])
 
-    def _matches(self, query: Query, candidates: Sequence[int]) -> Iterator[Hit]:
+    def _matches(self, query: Query, candidates: Sequence[int]) -> list[Hit]:
         """Read the candidate lines: check phrases and qualified names, and score."""
+        hits: list[Hit] = []
 
         def file_of(line: int) -> int:
             return bisect.bisect_right(self._first_lines, line) - 1
@@ -319,7 +320,8 @@ class Shard(al.Actor):
                 defines_a_word = any(name.rpartition(".")[2].lower() in query.words for name in names)
                 score = 4 * defines_a_word + 2 * (query.verbatim in text) + (not in_tests)
                 defines = ", ".join(f"{kind} {name}" for kind, name in defined) or None
-                yield Hit(path, line - self._first_lines[number] + 1, text.strip(), defines, score)
+                hits.append(Hit(path, line - self._first_lines[number] + 1, text.strip(), defines, score))
+        return hits
 
 
 @dataclass(frozen=True)

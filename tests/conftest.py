@@ -51,18 +51,22 @@ def pytest_asyncio_loop_factories(
     return {loop: uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop}
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a test of these folders began is gone after it, processes that nobody is the parent of included."""
-    folder = Path(request.node.path).relative_to(Path(__file__).parent).parts[0]
-    if folder not in LEAK_CHECKED:
-        yield
-        return
+@pytest.fixture
+def _nothing_outside() -> Iterator[None]:
+    """Set up before the test's loop is made, and checked after that is closed."""
     before = leaks.Snapshot.take(directories=[tempfile.gettempdir()], mark=RUN_MARK)
-    # Inside the loop as well: afterwards nobody can tell a task that ended from one that the loop's end has cancelled.
-    request.getfixturevalue("actorlite_leak_check")
     yield
     leaks.check_blocking(before)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> None:
+    """What a test of these folders began is gone after it, processes that nobody is the parent of included."""
+    folder = Path(request.node.path).relative_to(Path(__file__).parent).parts[0]
+    if folder in LEAK_CHECKED:
+        request.getfixturevalue("_nothing_outside")
+        # Inside the loop as well: afterwards nobody can tell a task that ended from one that the loop's end cancelled.
+        request.getfixturevalue("actorlite_leak_check")
 
 
 @pytest.fixture(params=SCHEMES)

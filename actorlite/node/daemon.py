@@ -48,6 +48,8 @@ logger = logging.getLogger("actorlite.node")
 EXIT_REPORT_S = 2.0
 """How long a process whose connection ended may take to end; after that it counts as still running."""
 
+DYING_S = 0.5
+
 MAX_DEPARTED = 1000
 
 
@@ -109,7 +111,7 @@ class Node:
         """Say goodbye to everybody, end all workers, close. Completes when cancelled."""
         self._ending = True
         for peer in list(self.hub.peers.values()):
-            peer.send(encode(Ending(reason)))
+            peer.tell(encode(Ending(reason)))
         try:
             await self.workers.aclose()
         finally:
@@ -231,8 +233,8 @@ class Node:
 
     def _ask_for_idle_leases(self) -> None:
         for peer in self.hub.peers.values():
-            if peer.is_open and peer.identity.process in self._jobs:
-                peer.send(encode(Reclaim()))
+            if peer.identity.process in self._jobs:
+                peer.tell(encode(Reclaim()))
 
     # --- ends
 
@@ -275,7 +277,14 @@ class Node:
             if job is not None:
                 self.workers.end_job(job)
         elif (record := self.workers.records.get(process)) is not None:
-            # A worker without its node is of no use, and it ends by itself when it notices.
+            self.workers.spawn(self._end_disconnected(record))
+
+    async def _end_disconnected(self, record: WorkerRecord) -> None:
+        """A worker without its node is of no use. Usually it is dying, and how is worth knowing: give it a moment."""
+        try:
+            async with asyncio.timeout(DYING_S):
+                await record.ended.wait()
+        except TimeoutError:
             self.workers.kill(record, "its connection to the node was lost")
 
     def _owner_gone(self, process: ProcessId) -> None:

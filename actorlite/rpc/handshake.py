@@ -81,7 +81,9 @@ class Handshake:
 
     def _challenge(self, hello: Hello) -> bytes:
         if hello.version != PROTOCOL_VERSION:
-            raise VersionMismatch(f"protocol version {hello.version} meets version {PROTOCOL_VERSION}: upgrade the older")
+            raise VersionMismatch(
+                f"protocol version {hello.version} meets version {PROTOCOL_VERSION}: upgrade the older"
+            )
         if hello.identity.python != self.identity.python:
             raise VersionMismatch(
                 f"Python {hello.identity.python} meets Python {self.identity.python}: code travels by value, so the minor "

@@ -124,7 +124,9 @@ class Hub:
         strangers = sum(not each.is_open for each in self._all)
         self._all.add(peer)
         if self._closing or strangers >= MAX_STRANGERS:
-            self._loop.call_soon(peer.refuse, AuthenticationError("too many connections without a handshake; try again"))
+            self._loop.call_soon(
+                peer.refuse, AuthenticationError("too many connections without a handshake; try again")
+            )
         else:
             late = AuthenticationError(f"no handshake within {HANDSHAKE_S:g} s")
             timer = self._loop.call_later(HANDSHAKE_S, peer.refuse, late)

@@ -153,6 +153,14 @@ class Peer:
             raise ConnectionLost(f"the connection to {self.address} is closed", outcome=errors.Outcome.NOT_EXECUTED)
         self._connection.send(*parts)
 
+    def tell(self, *parts: Buffer) -> None:
+        """`send` for news that a lost peer need not hear. Never raises."""
+        if self.is_open:
+            try:
+                self.send(*parts)
+            except ConnectionLost:
+                return  # `closed` follows, and tells whoever must know
+
     def call(self, id: int, pending: Pending, *parts: Buffer) -> None:
         """One message with an answer under `id`. Raises `ConnectionLost` when surely nothing was sent."""
         if len(self._pending) >= MAX_UNANSWERED:
@@ -163,8 +171,8 @@ class Peer:
 
     def cancel(self, id: int) -> None:
         """Ask for the end of call `id`; its answer still comes. Never raises: a lost connection has told the caller."""
-        if id in self._pending and not self._ended:
-            self.send(encode(Cancel(id)))
+        if id in self._pending:
+            self.tell(encode(Cancel(id)))
             return
         for entry in self._deferred:
             if entry[0] == id:
@@ -273,8 +281,7 @@ class Peer:
         except Exception as error:
             logger.exception("request %s failed", type(request.body).__name__)
             response = Response(request.id, None, f"{type(error).__name__}: {error}", "ActorliteError")
-        if not self._ended:
-            self.send(encode(response))
+        self.tell(encode(response))
 
     def _send_deferred(self) -> None:
         while self._deferred and len(self._pending) < MAX_UNANSWERED and not self._ended:

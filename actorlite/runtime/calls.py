@@ -198,6 +198,8 @@ class Outbound:
         if self.timer is not None:
             self.timer.cancel()
         self.release()
+        if self.runtime.closing and type(outcome) is Failure:
+            outcome.retrieved = True  # whoever shuts a session down has given up on what is under way
         sink, self.sink = self.sink, None
         if sink is not None:
             if isinstance(sink, ObjectRef):

@@ -59,17 +59,13 @@ class NodeClient:
 
     def return_lease(self, lease: int, *, reuse: bool = True) -> None:
         """Give a worker back. The node frees the leases of a lost connection itself."""
-        if self.peer.is_open:
-            number = next(self._hub.numbers)
-            self.peer.call(number, _Ignored(), encode(Request(number, ReturnLease(lease, reuse))))
+        self.peer.tell(encode(Request(next(self._hub.numbers), ReturnLease(lease, reuse))))
 
     def withdraw(self, numbers: tuple[int, ...]) -> None:
-        if self.peer.is_open:
-            self.peer.send(encode(WithdrawLeases(numbers)))
+        self.peer.tell(encode(WithdrawLeases(numbers)))
 
     def blocked(self, blocked: bool) -> None:
-        if self.peer.is_open:
-            self.peer.send(encode(Blocked(blocked)))
+        self.peer.tell(encode(Blocked(blocked)))
 
     async def kill_worker(self, process: ProcessId) -> None:
         """End a worker and everything it started; returns when it is gone."""
@@ -114,14 +110,3 @@ class NodeClient:
             return str(error)
         return death.text if isinstance(death, Death) else f"process {process} is gone"
 
-
-class _Ignored:
-    """An answer that nobody needs."""
-
-    __slots__ = ()
-
-    def answered(self, message: object, parts: object) -> None:
-        return
-
-    def lost(self, error: ConnectionLost) -> None:
-        return

@@ -128,7 +128,7 @@ class ObjectTable:
     def take(self, peer: Peer, call: int, entries: RefEntries) -> list[ObjectRef[Any]]:
         """Hold the references listed in a reply, and tell its sender once their owners know. On the loop."""
         refs = [self.import_ref(identifier, address) for identifier, address in entries]
-        self.when_registered(partial(_send_if_open, peer, encode(Taken(call))))
+        self.when_registered(partial(peer.tell, encode(Taken(call))))
         return refs
 
     def when_registered(self, work: Callable[[], object]) -> None:
@@ -193,7 +193,7 @@ class ObjectTable:
                 self._watchers.pop(identifier, None)
             peer = self._scope.hub.known(owner_address)
             if peer is not None:
-                _send_if_open(peer, encode(Release(identifier)))
+                peer.tell(encode(Release(identifier)))
 
     # --- values of others
 
@@ -224,7 +224,7 @@ class ObjectTable:
         export = self._exports.get(message.object)
         if export is not None:
             export.borrowers.add(peer.identity.process)
-        _send_if_open(peer, encode(Exists(message.id)))
+        peer.tell(encode(Exists(message.id)))
 
     def release(self, peer: Peer, message: Release, parts: Sequence[memoryview]) -> None:
         export = self._exports.get(message.object)
@@ -241,22 +241,22 @@ class ObjectTable:
         export = self._exports.get(message.object)
         if export is None:
             error = ObjectLostError(f"object {message.object} is gone: nobody held a reference when it was asked for")
-            _send_if_open(peer, encode(Failed(message.id, encode_failure(error, "owner"))))
+            peer.tell(encode(Failed(message.id, encode_failure(error, "owner"))))
             return
         export.ref._subscribe_waker(partial(self._answer, peer, message, export.ref), value=False)
 
     def _answer(self, peer: Peer, message: Fetch, ref: ObjectRef[Any]) -> None:
         outcome = ref._outcome
         if not message.value:
-            _send_if_open(peer, encode(Exists(message.id)))
+            peer.tell(encode(Exists(message.id)))
         elif isinstance(outcome, Failure):
-            _send_if_open(peer, encode(Failed(message.id, encode_failure(outcome.exception(), "owner"))))
+            peer.tell(encode(Failed(message.id, encode_failure(outcome.exception(), "owner"))))
         else:
             kept = ref._kept or ()
             payload, extra = pack(Encoded(outcome.kind, outcome.data, outcome.buffers, kept), self._own_address)
             if kept:
                 self.hold_for_reply(peer, message.id, kept)
-            _send_if_open(peer, encode(Reply(message.id, payload)), *extra)
+            peer.tell(encode(Reply(message.id, payload)), *extra)
 
     def peer_lost(self, peer: Peer) -> None:
         """A process is gone: it holds nothing any more, and what it owned is lost."""
@@ -338,11 +338,6 @@ class _Fetching:
     def lost(self, error: ConnectionLost) -> None:
         self.table._fetching.discard((self.ref.id, self.value))
         self.table._scope.spawn(self.table._fail_borrowed(self.ref))
-
-
-def _send_if_open(peer: Peer, *parts: Any) -> None:
-    if peer.is_open:
-        peer.send(*parts)
 
 
 def rebuild_ref(identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:

@@ -46,6 +46,8 @@ class Snapshot:
     threads: frozenset[threading.Thread] = field(repr=False)
     processes: frozenset[int]
     descriptors: frozenset[tuple[int, str]] = field(repr=False)
+    unnamed_sockets: frozenset[int] = field(repr=False)
+    """Counted, not told apart: uvloop makes a new pair, for signals, each time it is run."""
     segments: frozenset[str] = field(repr=False)
     paths: frozenset[str]
     directories: tuple[str, ...] = ()
@@ -60,11 +62,14 @@ class Snapshot:
         children of this process do.
         """
         places = tuple(str(each) for each in directories)
+        descriptors = dict(_descriptors())
+        unnamed = frozenset(fd for fd, target in descriptors.items() if _is_unnamed(fd, target))
         return cls(
             tasks=frozenset(_tasks()),
             threads=frozenset(_threads()),
             processes=frozenset(_processes(mark)),
-            descriptors=frozenset(_descriptors()),
+            descriptors=frozenset(each for each in descriptors.items() if each[0] not in unnamed),
+            unnamed_sockets=unnamed,
             segments=frozenset(_segments()),
             paths=frozenset(_paths(places)),
             directories=places,
@@ -74,11 +79,14 @@ class Snapshot:
     def leaks(self) -> list[str]:
         """One line for each thing that exists now and did not then."""
         now = Snapshot.take(self.directories, self.mark)
+        more = len(now.unnamed_sockets) - len(self.unnamed_sockets)
+        unnamed = [f"{more} more unnamed Unix sockets, now {sorted(now.unnamed_sockets)}"] if more > 0 else []
         return [
             *(f"task {task!r}" for task in now.tasks - self.tasks),
             *(f"thread {thread.name!r} at {_place(thread)}" for thread in now.threads - self.threads),
             *(f"process {pid}: {_command(pid)}" for pid in sorted(now.processes - self.processes)),
             *(f"descriptor {fd}: {_describe(fd, target)}" for fd, target in sorted(now.descriptors - self.descriptors)),
+            *unnamed,
             *(f"mapped segment {each}" for each in sorted(now.segments - self.segments)),
             *(f"path {each}" for each in sorted(now.paths - self.paths)),
         ]
@@ -113,7 +121,7 @@ def _tasks() -> set[asyncio.Task[Any]]:
 
 def _threads() -> Iterator[threading.Thread]:
     # A loop's default executor ends with the loop, and belongs to whoever made that.
-    return (thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_"))
+    return (thread for thread in threading.enumerate() if not thread.name.startswith(("asyncio_", "uvloop_")))
 
 
 def _place(thread: threading.Thread) -> str:
@@ -152,14 +160,28 @@ def _descriptors() -> Iterator[tuple[int, str]]:
                 yield int(name), target
 
 
+def _is_unnamed(fd: int, target: str) -> bool:
+    found = _socket_of(fd, target)
+    return found is not None and found == (socket.AF_UNIX, socket.SOCK_STREAM, "")
+
+
 def _describe(fd: int, target: str) -> str:
-    if not target.startswith("socket:"):
+    found = _socket_of(fd, target)
+    if found is None:
         return target
+    family, kind, name = found
+    return f"{target} {family.name} {kind.name} bound to {name!r}"
+
+
+def _socket_of(fd: int, target: str) -> tuple[socket.AddressFamily, socket.SocketKind, object] | None:
+    if not target.startswith("socket:"):
+        return None
     try:
         with socket.socket(fileno=os.dup(fd)) as found:
-            return f"{target} {found.family.name} {found.type.name} bound to {found.getsockname()!r}"
-    except OSError:
-        return target
+            return socket.AddressFamily(found.family), socket.SocketKind(found.type), found.getsockname()
+    except (OSError, ValueError):
+        # Closed meanwhile by another thread, or of a family that Python does not know.
+        return None
 
 
 def _segments() -> Iterator[str]:

@@ -96,7 +96,7 @@ class Runner:
         parts, handles = answer
         if handles:
             self._worker.runtime.objects.hold_for_reply(peer, call, handles)
-        peer.send(*parts)
+        peer.tell(*parts)
 
     # --- in threads
 

@@ -112,11 +112,11 @@ def test_a_query_without_a_word_is_refused(code_search: Any, text: str) -> None:
 
 def test_a_shard_ranks_definitions_first_and_tests_last(code_search: Any, source_tree: Path) -> None:
     names = ["tests/test_parser.py", "parser.py", "package_0/module_00.py"]
-    shard = code_search.Shard()
+    shard = code_search.Shard()  # an ordinary object here
     for name in names:
         parsed = code_search.parse_file(name, (source_tree / name).read_bytes())
-        code_search.Shard.add.__wrapped__(shard, code_search.pack_batch([parsed], 1))
-    answer = code_search.Shard.search.__wrapped__(shard, code_search.parse_query("parse"), 4)
+        shard.add(code_search.pack_batch([parsed], 1))
+    answer = shard.search(code_search.parse_query("parse"), 4)
     assert [(hit.path, hit.line, hit.defines) for hit in answer.hits] == [
         ("parser.py", 2, "method Parser.parse"),
         ("parser.py", 7, "function parse"),

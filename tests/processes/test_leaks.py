@@ -47,6 +47,13 @@ def bound_socket() -> Iterator[None]:
 
 
 @contextmanager
+def socket_pair() -> Iterator[None]:
+    one, other = socket.socketpair()
+    with one, other:
+        yield
+
+
+@contextmanager
 def mapped_segment() -> Iterator[None]:
     fd = os.memfd_create("actorlite-test")
     try:
@@ -61,6 +68,7 @@ LEFT_OVERS: tuple[tuple[Callable[[], AbstractContextManager[None]], str], ...] =
     (waiting_thread, r"thread 'left-over' at .*threading\.py:\d+"),
     (waiting_process, r"process \d+: .*sys\.stdin\.read"),
     (bound_socket, r"descriptor \d+: socket:\[\d+\] AF_INET SOCK_STREAM bound to \('127\.0\.0\.1', \d+\)"),
+    (socket_pair, r"2 more unnamed Unix sockets, now \[\d+, "),
     (mapped_segment, r"mapped segment [0-9a-f-]+ /memfd:actorlite-test"),
 )
 

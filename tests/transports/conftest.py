@@ -19,6 +19,7 @@ from actorlite.transport import get_transport
 Run: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 LOOP_FACTORIES = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+DEADLINE_S = 60.0
 _numbers = itertools.count()
 
 # With its first loop libuv opens a pipe that it keeps for good: not a leak of the test that happens to be first.
@@ -30,8 +31,12 @@ def run(request: pytest.FixtureRequest) -> Run:
     """Runs a coroutine function on a loop of its own."""
 
     def run_on_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async def main_in_time() -> None:
+            async with asyncio.timeout(DEADLINE_S):
+                await main()
+
         with asyncio.Runner(loop_factory=LOOP_FACTORIES[request.param]) as runner:
-            runner.run(main())
+            runner.run(main_in_time())
 
     return run_on_loop
 

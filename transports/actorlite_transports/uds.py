@@ -23,6 +23,8 @@ MAX_PATH_BYTES = 107
 PATIENCE_S = 5.0
 """How long to wait for a place in the backlog of a listener that does not accept, or for the lock of `listen`."""
 
+ROOT = 0
+
 _CREDENTIALS = Struct("3i")
 _RETRY_S = 0.002
 
@@ -102,7 +104,7 @@ async def _connect(sock: socket.socket, path: str) -> None:
 def _check_peer(credentials: bytes) -> int:
     """The peer's process id. Raises `AuthenticationError` for another user's process, except root's."""
     pid, uid, _ = _CREDENTIALS.unpack(credentials)
-    if uid not in (os.geteuid(), 0):
+    if uid not in (os.geteuid(), ROOT):
         raise AuthenticationError(f"the peer (pid {pid}) runs as user {uid}, this process as user {os.geteuid()}")
     return int(pid)
 
