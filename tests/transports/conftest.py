@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import shutil
 import tempfile
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,8 +36,17 @@ def run(request: pytest.FixtureRequest) -> Run:
             async with asyncio.timeout(DEADLINE_S):
                 await main()
 
-        with asyncio.Runner(loop_factory=LOOP_FACTORIES[request.param]) as runner:
+        runner = asyncio.Runner(loop_factory=LOOP_FACTORIES[request.param])
+        try:
             runner.run(main_in_time())
+        except BaseException:
+            # A failed test leaves things open. uvloop warns about each while it closes; a warning that is an error
+            # keeps it from closing that one, and then it waits for it for ever.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                runner.close()
+            raise
+        runner.close()
 
     return run_on_loop
 

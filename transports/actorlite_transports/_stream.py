@@ -37,7 +37,7 @@ class StreamConnection(asyncio.BufferedProtocol):
     def __init__(self, peer: Address, attach: Callable[[StreamConnection, asyncio.Transport], Sink | None]) -> None:
         self.peer = peer
         self._loop = asyncio.get_running_loop()
-        self._attach = attach
+        self._attach: Callable[[StreamConnection, asyncio.Transport], Sink | None] | None = attach
         self._sink: Sink | None = None
         self._transport: asyncio.Transport | None = None
         self._reader: FrameReader | None = None
@@ -104,12 +104,13 @@ class StreamConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self._failure is not None:
+        attach, self._attach = self._attach, None
+        if self._failure is not None or attach is None:
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
         self._open = True
-        sink = self._attach(self, self._transport)
+        sink = attach(self, self._transport)
         if sink is None:
             self._fail("refused")
         else:
