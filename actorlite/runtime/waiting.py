@@ -89,7 +89,7 @@ async def until_some(
 ) -> None:
     """Return when `num_returns` of the references are ready, or after `timeout` seconds."""
     missing = [ref for ref in refs if not _ready(ref, fetch_local)]
-    needed = num_returns - (len(refs) - len(missing))
+    needed = min(num_returns, len(refs)) - (len(refs) - len(missing))
     if needed > 0:
         countdown = _Countdown(needed)
         with _subscribed(missing, countdown, value=fetch_local):

@@ -42,6 +42,8 @@ class FakeLink:
 
 
 class FakeRuntime:
+    closing = False
+
     def __init__(self) -> None:
         self.created: list[tuple[FakeLink, tuple[Any, ...], dict[str, Any], ActorOptions]] = []
 

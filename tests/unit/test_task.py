@@ -20,6 +20,8 @@ from actorlite.wire.serialize import decode, encode
 class FakeRuntime:
     """Records what is submitted; `submit` answers at once."""
 
+    closing = False
+
     def __init__(self) -> None:
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], TaskOptions]] = []
 
