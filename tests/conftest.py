@@ -30,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # From a checkout that is only on the path there is no entry point to find the plugin by.
     if not config.pluginmanager.hasplugin("actorlite"):
         config.pluginmanager.register(plugin, "actorlite")
+    # Its first loop opens a pipe that stays as long as the process.
+    uvloop.new_event_loop().close()
     # pytest's own directories stay where they are.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     # A place of our own: what appears there is ours, also while another run works on the same machine. Short, because
