@@ -1,7 +1,8 @@
 """`ObjectRef`: a plain awaitable for a value that exists, will exist, or exists elsewhere.
 
-Not a Future: a shared Future is poisoned by one awaiter's cancellation. Each awaiter waits on a private future of its own
-running loop. The fields of a reference change only on its runtime's loop thread; other threads and loops marshal to it.
+Not a Future: a shared Future is poisoned by one awaiter's cancellation. Each awaiter waits on a private future of its
+own running loop. The fields of a reference change only on its runtime's loop thread; other threads and loops marshal to
+it.
 """
 
 from __future__ import annotations
@@ -276,8 +277,8 @@ class ObjectRef(Generic[T_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
-            f"{self!r} cannot be pickled outside a call: the owner would not know who holds it. Pass it as an argument, "
-            "return it, or put it into a value given to al.put"
+            f"{self!r} cannot be pickled outside a call: the owner would not know who holds it. Pass it as an "
+            "argument, return it, or put it into a value given to al.put"
         )
 
 

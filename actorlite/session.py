@@ -1,38 +1,36 @@
-"""Sessions: opening one by its address, making it current, shutting it down."""
+"""Sessions: opening one by its address, making it current, shutting it down.
+
+What a session is made of (runtime, node, workers) is imported when the first one is opened: a program that only defines
+remote functions does not pay for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import import_module
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from actorlite.config import Settings, read_token, session_directory_of, shared_node_address
+from actorlite.config import Settings, shared_node_address
 from actorlite.context import current_runtime, find_runtime, sessions
-from actorlite.errors import ActorliteError, ConnectFailed, NodeStartError, NoSessionError
-from actorlite.host import Entropy, SystemEntropy
-from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
-from actorlite.node.daemon import Node, NodeOptions
-from actorlite.node.launch import DaemonHandle, launch_daemon
-from actorlite.node.run import available_cpus
+from actorlite.errors import NoSessionError
 from actorlite.resources import to_units
-from actorlite.rpc.handshake import PYTHON
-from actorlite.rpc.hub import Hub
-from actorlite.rpc.peer import Handlers
-from actorlite.runtime.node_client import NodeClient
-from actorlite.runtime.runtime import ProcessRuntime
-from actorlite.transport import Address, scheme_of
-from actorlite.wire.launch import DaemonConfig
-from actorlite.wire.messages import Identity, NodeInfo, NodeStatus, RegisterDriver, Status, StopNode
-from actorlite.worker.inproc import LoopSpawner
 
-TOKEN_BYTES = 32
+if TYPE_CHECKING:
+    from actorlite.runtime.runtime import ProcessRuntime
+
+Opener: TypeAlias = "Callable[[Plan, AsyncExitStack], Awaitable[ProcessRuntime]]"
+
+OPENERS = {
+    "inproc": "actorlite.opening.in_process:open_runtime",
+    "local": "actorlite.opening.private:open_runtime",
+    "uds": "actorlite.opening.attached:open_runtime",
+}
+"""Who opens an address, by its scheme."""
 
 
 class Session:
@@ -44,7 +42,7 @@ class Session:
         self._shutting_down: asyncio.Task[None] | None = None
 
     @property
-    def address(self) -> Address:
+    def address(self) -> str:
         """The address that the session was opened with."""
         return self.runtime.address
 
@@ -75,7 +73,7 @@ class Session:
     async def status(self) -> dict[str, Any]:
         """What the node says of itself: pid, address, CPUs in all and free, workers, jobs, waiting requests."""
         runtime = self.runtime
-        return _shown(await runtime.on_own_loop(runtime.node.peer.request(next(runtime.hub.numbers), NodeStatus())))
+        return await runtime.on_own_loop(runtime.node.status())
 
     async def shutdown(self) -> None:
         """Run `on_stop` of its actors, end what the session started, close. Idempotent; goes on when cancelled."""
@@ -133,12 +131,11 @@ class Opening:
 class Plan:
     """The validated arguments of `al.init`."""
 
-    address: Address
+    address: str
     namespace: str
     num_cpus: float | None
     preload: tuple[str, ...]
     settings: Settings
-    entropy: Entropy
     transport: str = "inproc"
     """The scheme that an in-process session's parts talk over; tests choose others."""
 
@@ -170,7 +167,6 @@ def init(
             num_cpus,
             tuple(preload),
             settings,
-            SystemEntropy(),
         )
     )
 
@@ -213,162 +209,11 @@ def _check(address: Any, namespace: Any, num_cpus: Any, preload: Any) -> None:
 
 async def open_session(plan: Plan) -> Session:
     """Open, register, announce. When it fails or is cancelled nothing is left."""
+    module, _, name = OPENERS[plan.address.partition("://")[0]].partition(":")
+    opener: Opener = getattr(import_module(module), name)
     async with AsyncExitStack() as stack:
-        if plan.address.startswith("inproc://"):
-            runtime = await _open_in_process(plan, stack)
-        elif plan.address == "local":
-            runtime = await _open_private(plan, stack)
-        else:
-            token = read_token(plan.address)
-            directory = session_directory_of(plan.address)
-            runtime = await _attach(plan, plan.address, token, _socket_in(directory), stack)
+        runtime = await opener(plan, stack)
         session = Session(runtime, stack.pop_all())
     runtime.shut_down = session.shutdown
     sessions.add(runtime)
     return session
-
-
-AddressMaker = Callable[[ProcessId, str], Address]
-
-
-def _socket_in(directory: Path | str) -> AddressMaker:
-    return lambda process, role: f"uds://{directory}/{role[0]}-{process}.sock"
-
-
-async def _open_private(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
-    """A node daemon of our own: it ends with this process, whatever happens."""
-    name = plan.entropy.token_bytes(PROCESS_ID_BYTES).hex()
-    directory = Path(plan.settings.runtime_root) / f"actorlite-{name}"
-    token = plan.entropy.token_bytes(TOKEN_BYTES)
-    daemon = await launch_daemon(
-        DaemonConfig(
-            session_directory=str(directory),
-            node=f"uds://{directory}/node.sock",
-            token=token,
-            num_cpus=plan.num_cpus,
-            loop=plan.settings.loop,
-            preload=plan.preload,
-            sys_path=own_sys_path(),
-            cwd=_cwd(),
-        )
-    )
-    stack.push_async_callback(daemon.stop)
-    runtime = await _attach(plan, daemon.address, token, _socket_in(directory), stack)
-    runtime.node.explain = lambda: _how_it_ended(daemon)
-    return runtime
-
-
-async def _how_it_ended(daemon: DaemonHandle) -> str:
-    return f"the node daemon of this session ended: {(await daemon.wait()).describe()}"
-
-
-async def _open_in_process(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
-    """The same parts in this loop, over the in-process transport unless a test chose another."""
-    entropy = plan.entropy
-    address_of, node_address = _in_process_addresses(plan, stack)
-    token = entropy.token_bytes(TOKEN_BYTES)
-    cpus = available_cpus() if plan.num_cpus is None else plan.num_cpus
-    options = NodeOptions(
-        process=process_id(entropy.token_bytes(PROCESS_ID_BYTES)),
-        token=token,
-        cpu_units=to_units("num_cpus", cpus),
-        worker_address=lambda process: address_of(process, "worker"),
-        pid=os.getpid(),
-    )
-    node = Node(options, LoopSpawner(entropy), entropy, lambda: None)
-    bound = await node.start(node_address)
-    stack.push_async_callback(node.aclose, "its session was shut down")
-    return await _attach(plan, bound, token, address_of, stack)
-
-
-def _in_process_addresses(plan: Plan, stack: AsyncExitStack) -> tuple[AddressMaker, Address]:
-    name = plan.entropy.token_bytes(PROCESS_ID_BYTES).hex()
-    if plan.transport == "inproc":
-        return (lambda process, role: f"inproc://{name}/{process}"), f"inproc://{name}/node"
-    if plan.transport == "tcp":
-        return (lambda process, role: "tcp://127.0.0.1:0"), "tcp://127.0.0.1:0"
-    directory = Path(plan.settings.runtime_root) / f"actorlite-{name}"
-    directory.mkdir(0o700)
-    stack.callback(directory.rmdir)
-    return _socket_in(directory), f"uds://{directory}/node.sock"
-
-
-async def _attach(
-    plan: Plan, node: Address, token: bytes, address_of: AddressMaker, stack: AsyncExitStack
-) -> ProcessRuntime:
-    """Register with a node as a driver."""
-    process = process_id(plan.entropy.token_bytes(PROCESS_ID_BYTES))
-    handlers = Handlers()
-    runtime: ProcessRuntime | None = None
-    hub = Hub(
-        Identity(process, "driver", "", os.getpid(), PYTHON),
-        token,
-        plan.entropy,
-        handlers,
-        on_peer_lost=lambda peer, error: runtime.peer_lost(peer, error) if runtime is not None else None,
-    )
-    stack.push_async_callback(hub.aclose)
-    await hub.listen(address_of(process, "driver"))
-    peer = await hub.connect(node)
-    job = f"job-{process}"
-    namespace = plan.namespace or job
-    info = await peer.request(next(hub.numbers), RegisterDriver(job, namespace, own_sys_path(), _cwd()))
-    if not isinstance(info, NodeInfo):
-        raise NodeStartError(f"the node at {node} did not answer the registration")
-    runtime = ProcessRuntime(hub, NodeClient(hub, peer, info), job=job, namespace=namespace, address=plan.address)
-    runtime.install(handlers)
-    return runtime
-
-
-def own_sys_path() -> tuple[str, ...]:
-    """Where this process finds modules, with the current directory spelled out."""
-    return tuple(os.path.abspath(entry) for entry in sys.path)
-
-
-def _cwd() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""  # it was removed under us
-
-
-# --- for the command line: a node without a session ----------------------------------------------------------
-
-
-async def node_status(address: Address) -> dict[str, Any]:
-    """What the node at `address` says of itself. Raises `ConnectFailed` when none runs there."""
-    async with _visit(address) as (hub, peer):
-        return _shown(await peer.request(next(hub.numbers), NodeStatus()))
-
-
-async def stop_node(address: Address) -> None:
-    """Tell the node at `address` to end; returns when it has heard. Raises `ConnectFailed` when none runs there."""
-    async with _visit(address) as (hub, peer):
-        await peer.request(next(hub.numbers), StopNode())
-
-
-@contextlib.asynccontextmanager
-async def _visit(address: Address) -> AsyncIterator[tuple[Hub, Any]]:
-    if scheme_of(address) != "uds":
-        raise ConnectFailed(f"{address} is not a node of this host: write uds:///path/node.sock")
-    entropy = SystemEntropy()
-    process = process_id(entropy.token_bytes(PROCESS_ID_BYTES))
-    hub = Hub(Identity(process, "visitor", "", os.getpid(), PYTHON), read_token(address), entropy, Handlers())
-    try:
-        yield hub, await hub.connect(address)
-    finally:
-        await hub.aclose()
-
-
-def _shown(status: Any) -> dict[str, Any]:
-    if not isinstance(status, Status):
-        raise ActorliteError("the node did not answer")
-    return {
-        "pid": status.pid,
-        "address": status.address,
-        "num_cpus": status.cpu_units / 10_000,
-        "free_cpus": status.cpu_units_free / 10_000,
-        "workers": [{"process": process, "pid": pid, "use": use} for process, pid, use in status.workers],
-        "jobs": list(status.jobs),
-        "waiting": status.waiting,
-    }

@@ -29,7 +29,7 @@ from actorlite.config import (
 from actorlite.errors import ActorliteError, ConnectFailed, NodeStartError
 from actorlite.host import SystemEntropy
 from actorlite.node.launch import DaemonHandle, launch_daemon
-from actorlite.session import node_status, stop_node
+from actorlite.opening.attached import node_status, stop_node
 from actorlite.wire.launch import DaemonConfig
 
 TOKEN_BYTES = 32

@@ -1,7 +1,8 @@
-"""The node: leases of its CPU, its worker processes, and the word on how they died. Nothing of it is on the path of a call.
+"""The node: leases of its CPU, its worker processes, and the word on how they died. Nothing of it is on the path of a
+call.
 
-The same object is the inside of a daemon process and of an in-process session; what differs (the spawner, the addresses) is
-given to it.
+The same object is the inside of a daemon process and of an in-process session; what differs (the spawner, the
+addresses) is given to it.
 """
 
 from __future__ import annotations
@@ -142,8 +143,8 @@ class Node:
         missing = self.table.shortfall(body.needs)
         if missing:
             raise TaskUnschedulableError(
-                f"{body.label or 'this'} needs {_cpus(body.needs)} CPU, but the node has {_cpus(self.table.total)} in all "
-                f"({_cpus(missing)} too few): ask for less with num_cpus=, or start the node with more"
+                f"{body.label or 'this'} needs {_cpus(body.needs)} CPU, but the node has {_cpus(self.table.total)} in "
+                f"all ({_cpus(missing)} too few): ask for less with num_cpus=, or start the node with more"
             )
         number = next(self._numbers)
         if not await self._granted(peer, body, number):
@@ -323,5 +324,3 @@ class Node:
 
 def _cpus(units: int) -> str:
     return f"{units / 10_000:g}"
-
-

@@ -1,8 +1,8 @@
 """The handshake: who are you, do you know the token, do we speak the same protocol. Sans I/O.
 
-Four messages: `Hello`, `Challenge`, `Proof`, `Welcome`. Each side proves by an HMAC over both nonces and both identities that
-it knows the cluster token; the token itself never travels. A proof names its side, so that it cannot be reflected. Nothing
-but these small typed messages is decoded before both proofs hold.
+Four messages: `Hello`, `Challenge`, `Proof`, `Welcome`. Each side proves by an HMAC over both nonces and both
+identities that it knows the cluster token; the token itself never travels. A proof names its side, so that it cannot be
+reflected. Nothing but these small typed messages is decoded before both proofs hold.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 
 from actorlite.errors import AuthenticationError, ProtocolError, TransportError, VersionMismatch
 from actorlite.host import Entropy
+from actorlite.transport import Buffer
 from actorlite.wire.messages import (
     PROTOCOL_VERSION,
     Challenge,
@@ -25,7 +26,6 @@ from actorlite.wire.messages import (
     decode_handshake,
     encode,
 )
-from actorlite.transport import Buffer
 
 NONCE_BYTES = 32
 MAX_HANDSHAKE_BYTES = 8 * 1024
@@ -86,8 +86,8 @@ class Handshake:
             )
         if hello.identity.python != self.identity.python:
             raise VersionMismatch(
-                f"Python {hello.identity.python} meets Python {self.identity.python}: code travels by value, so the minor "
-                "versions must be equal; start both sides with the same one"
+                f"Python {hello.identity.python} meets Python {self.identity.python}: code travels by value, so the "
+                "minor versions must be equal; start both sides with the same one"
             )
         if len(hello.nonce) != NONCE_BYTES:
             raise ProtocolError(f"a nonce of {len(hello.nonce)} bytes instead of {NONCE_BYTES}")

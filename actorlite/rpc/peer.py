@@ -1,7 +1,7 @@
 """One connection to one process: calls with their answers, requests, one-way messages, cancels.
 
-The peer knows ids, not meanings. What arrives is either an answer, given to whoever waits for its id, or goes to the handler
-of its type. When the connection ends, everybody who waits is told exactly once.
+The peer knows ids, not meanings. What arrives is either an answer, given to whoever waits for its id, or goes to the
+handler of its type. When the connection ends, everybody who waits is told exactly once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Actors from the caller's side: their creation, their calls, and the news of their death.
 
-The creator leases a worker, sends `CreateActor` and then its calls on the same connection: the worker's mailbox keeps them
-behind the constructor, so nothing waits for a round trip. Other processes learn the place from the creator.
+The creator leases a worker, sends `CreateActor` and then its calls on the same connection: the worker's mailbox keeps
+them behind the constructor, so nothing waits for a round trip. Other processes learn the place from the creator.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class Link:
         runtime.check_open()
         if 0 <= self.max_pending <= self.unanswered + (len(self._outbox) if self._outbox else 0):
             raise PendingCallsLimitExceeded(
-                f"{self!r} already has {self.max_pending} unanswered calls of this process (max_pending_calls): await some "
-                f"first, or write `await handle.{method.name}.submit(...)`, which waits for room"
+                f"{self!r} already has {self.max_pending} unanswered calls of this process (max_pending_calls): await "
+                f"some first, or write `await handle.{method.name}.submit(...)`, which waits for room"
             )
         encoded, dependencies = encode_arguments(args, kwargs)
         number, result, sink = make_sink(runtime, options.num_returns)
@@ -252,7 +252,8 @@ class Link:
         if self.life is ActorState.DEAD:
             call.end(self.death_failure(self.death, call.name, error.outcome))
         else:
-            text = f"the connection to {self!r} was lost while {call.name}() was under way ({error.outcome.value}): {error}"
+            what = f"the connection to {self!r} was lost while {call.name}() was under way"
+            text = f"{what} ({error.outcome.value}): {error}"
             call.end(fail_with(ActorUnavailableError, text, outcome=error.outcome))
 
     def death_failure(self, text: str, method: str, outcome: Outcome) -> Failure:

@@ -1,7 +1,7 @@
 """A call on its way: what is sent, what waits for its answer, and what its end means to the caller.
 
-A call waits here until its arguments exist, is then sent once, and ends exactly once: by an answer, by a lost connection, or
-by the caller's own cancel or deadline, which never wait for the peer.
+A call waits here until its arguments exist, is then sent once, and ends exactly once: by an answer, by a lost
+connection, or by the caller's own cancel or deadline, which never wait for the peer.
 """
 
 from __future__ import annotations

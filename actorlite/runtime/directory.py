@@ -61,7 +61,14 @@ class CreationOut(Outbound):
         args, slots, parts = self.compose()
         options = self.options
         message = CreateActor(
-            self.number, self.link.id, self.blob.digest, args, options.max_concurrency, self.shared, options.name or "", slots
+            self.number,
+            self.link.id,
+            self.blob.digest,
+            args,
+            options.max_concurrency,
+            self.shared,
+            options.name or "",
+            slots,
         )
         self.peer = peer
         peer.call(self.number, self, encode(message), *parts)
@@ -167,7 +174,9 @@ class ActorDirectory:
         request = actor_request(creation.options.num_cpus)
         needs, holds = request.placement.units_of(CPU), request.lifetime.units_of(CPU)
         purpose = "shared" if creation.shared else "actor"
-        lease = await runtime.node.lease(next(runtime.hub.numbers), needs, holds, purpose, creation.link.definition.name)
+        lease = await runtime.node.lease(
+            next(runtime.hub.numbers), needs, holds, purpose, creation.link.definition.name
+        )
         if lease is None:
             raise ActorUnavailableError("the request for a worker was withdrawn", outcome=Outcome.NOT_EXECUTED)
         self._leases[creation.link.id] = lease.lease
@@ -344,5 +353,3 @@ class ActorDirectory:
         for link in [*self.created.values(), *self._held.values()]:
             link.happened(ActorEvent.KILLED, text)
         self.created.clear()
-
-

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError
 from actorlite.ids import ProcessId
+from actorlite.resources import from_units
 from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import (
     Blocked,
@@ -16,8 +17,10 @@ from actorlite.wire.messages import (
     Lease,
     LeaseWorker,
     NodeInfo,
+    NodeStatus,
     Request,
     ReturnLease,
+    Status,
     WhyDied,
     WithdrawLeases,
     encode,
@@ -44,7 +47,9 @@ class NodeClient:
         self._inquiries: dict[ProcessId, asyncio.Task[str]] = {}
 
     async def lease(self, number: int, needs: int, holds: int, purpose: str, label: str) -> Lease | None:
-        """Wait for a worker; None when the request was withdrawn. Raises `TaskUnschedulableError` and its like, `NodeDiedError`."""
+        """Wait for a worker; None when the request was withdrawn. Raises `TaskUnschedulableError` and its like,
+        `NodeDiedError`.
+        """
         if self.gone:
             raise NodeDiedError(self.gone)
         try:
@@ -70,6 +75,21 @@ class NodeClient:
     async def kill_worker(self, process: ProcessId) -> None:
         """End a worker and everything it started; returns when it is gone."""
         await self.peer.request(next(self._hub.numbers), KillWorker(process))
+
+    async def status(self) -> dict[str, Any]:
+        """What the node says of itself, as plain data."""
+        status = await self.peer.request(next(self._hub.numbers), NodeStatus())
+        if not isinstance(status, Status):
+            raise ActorliteError("the node did not answer")
+        return {
+            "pid": status.pid,
+            "address": status.address,
+            "num_cpus": from_units(status.cpu_units),
+            "free_cpus": from_units(status.cpu_units_free),
+            "workers": [{"process": process, "pid": pid, "use": use} for process, pid, use in status.workers],
+            "jobs": list(status.jobs),
+            "waiting": status.waiting,
+        }
 
     async def why_died(self, process: ProcessId) -> str:
         """One line on how a process ended; never raises. Several callers share one inquiry."""
@@ -109,4 +129,3 @@ class NodeClient:
         except ActorliteError as error:
             return str(error)
         return death.text if isinstance(death, Death) else f"process {process} is gone"
-

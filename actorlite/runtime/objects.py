@@ -1,8 +1,8 @@
 """The objects of one process: those it owns and others hold, and those it holds and others own.
 
-An owned reference carries its own value; nothing is recorded for it until it leaves the process. Then an *export* keeps it
-alive for those who hold it: messages under way (pins) and processes that registered (borrowers). A borrowed reference
-registers with its owner when it appears here and releases when the last copy in this process is gone.
+An owned reference carries its own value; nothing is recorded for it until it leaves the process. Then an *export* keeps
+it alive for those who hold it: messages under way (pins) and processes that registered (borrowers). A borrowed
+reference registers with its owner when it appears here and releases when the last copy in this process is gone.
 """
 
 from __future__ import annotations

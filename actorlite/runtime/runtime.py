@@ -337,5 +337,3 @@ class ProcessRuntime:
     def __repr__(self) -> str:
         state = "closed" if self.closing else "broken" if self.gone else "open"
         return f"<Session {self.address} job={self.job} {state}>"
-
-

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from actorlite.wire.code import CodeBlob
 
 LINGER_S = 0.05
-"""How long an idle lease is kept for the next task: a caller that awaits one task after the other needs no new lease. The node
-asks for it back at once when somebody waits."""
+"""How long an idle lease is kept for the next task: a caller that awaits one task after the other needs no new lease.
+The node asks for it back at once when somebody waits.
+"""
 
 MAX_REQUESTS = 64
 """Leases asked for at a time when tasks need no CPU; otherwise as many as the node has room for."""
@@ -58,8 +59,8 @@ class TaskOut(Outbound):
         group.finished(lease, self)
 
     def lost(self, error: ConnectionLost) -> None:
-        # The worker ran its calls in order, so the oldest one is taken to be what it died of. Those behind it are run again
-        # without being charged for it, if they may run twice at all.
+        # The worker ran its calls in order, so the oldest one is taken to be what it died of. Those behind it are run
+        # again without being charged for it, if they may run twice at all.
         oldest = self.group.worker_lost(self.lease)
         if self.ended:
             return

@@ -1,8 +1,8 @@
 """The node's CPU and who holds it: requests queue in order, grants never exceed what is free. Pure.
 
-Units are 1/10 000 CPU. A request *needs* units to be placed and *holds* some of them until the lease is returned: a default
-actor needs one CPU to start and holds none (Ray, R-6). A task that waits for others lends its units out (T-33); when it goes
-on, they are taken back at once, so that `free` may be negative for a while.
+Units are 1/10 000 CPU. A request *needs* units to be placed and *holds* some of them until the lease is returned: a
+default actor needs one CPU to start and holds none (Ray, R-6). A task that waits for others lends its units out (T-33);
+when it goes on, they are taken back at once, so that `free` may be negative for a while.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """An actor's inbox: ordered, with a bound on how many calls run at once. Pure.
 
-Calls start in the order in which they came, whatever their kind. The queue exists only while something waits, so that an
-idle actor costs little.
+Calls start in the order in which they came, whatever their kind. The queue exists only while something waits, so that
+an idle actor costs little.
 
-With `chain`, calls that say that they are `chainable` may be started behind one another although the limit is reached: they
-all go to one thread, which runs them in order, so that the loop need not be asked between two of them.
+With `chain`, calls that say that they are `chainable` may be started behind one another although the limit is reached:
+they all go to one thread, which runs them in order, so that the loop need not be asked between two of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Tasks of one resource shape, as their owner sees them: what waits, which workers are leased, who gets what. Pure.
 
-Calls are pipelined to a leased worker, so that it never waits for a round trip. How deep is learned: short tasks double the
-depth, long ones halve it, and a worker that hands tasks back (they sat behind one that takes long) resets it to one.
+Calls are pipelined to a leased worker, so that it never waits for a round trip. How deep is learned: short tasks double
+the depth, long ones halve it, and a worker that hands tasks back (they sat behind one that takes long) resets it to
+one.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class TaskPool(Generic[T]):
         return True
 
     def __repr__(self) -> str:
-        return f"<TaskPool queue={len(self.queue)} leases={len(self.leases)} requested={self.requested} depth={self.depth}>"
+        return f"<TaskPool queue={len(self.queue)} leases={len(self.leases)} asked={self.requested} depth={self.depth}>"
 
 
 def _load(worker: LeasedWorker[T]) -> int:

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from actorlite.config import Settings
 from actorlite.context import current_runtime
-from actorlite.host import SystemEntropy
 from actorlite.session import Plan, Session, open_session
 
 
@@ -21,7 +20,7 @@ async def local_cluster(
     with real connections under them. The session is the current one inside the block.
     """
     before = current_runtime.get()
-    plan = Plan("inproc://", namespace, num_cpus, (), Settings.from_environment(), SystemEntropy(), scheme)
+    plan = Plan("inproc://", namespace, num_cpus, (), Settings.from_environment(), scheme)
     session = await open_session(plan)
     current_runtime.set(session.runtime)
     try:

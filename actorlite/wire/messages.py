@@ -1,14 +1,12 @@
 """Every message as a typed frozen struct, in one tagged union with one decoder.
 
-A message is a list of buffers. The first is one of these structs; the rest are the payload's buffers. A payload (an encoded
-user value) whose in-band bytes are small travels inside the struct; otherwise the first extra part holds them.
+A message is a list of buffers. The first is one of these structs; the rest are the payload's buffers. A payload (an
+encoded user value) whose in-band bytes are small travels inside the struct; otherwise the first extra part holds them.
 
 Tags are part of the protocol: never reuse one. `PROTOCOL_VERSION` changes when the meaning of a message changes.
 """
 
 from __future__ import annotations
-
-from typing import Union
 
 import msgspec
 from msgspec import Struct
@@ -410,19 +408,51 @@ class ActorPlace(_Message, tag=125):
     init_failed: bool = False
 
 
-RequestBody = Union[
-    RegisterDriver, RegisterWorker, LeaseWorker, ReturnLease, KillWorker, WhyDied, NodeStatus, StopNode, Retire, StopActor,
-    ResolveActor, KillActor,
-]  # fmt: skip  # noqa: UP007
-ResponseBody = Union[NodeInfo, Lease, Death, Status, Yes, ActorPlace]  # noqa: UP007
-HandshakeMessage = Union[Hello, Challenge, Proof, Welcome, Refused]  # noqa: UP007
-Message = Union[
-    Hello, Challenge, Proof, Welcome, Refused,
-    Define, TaskCall, ActorCall, CreateActor,
-    Reply, Replies, Failed, Rejected, Cancel, StreamItem, Credit, Taken,
-    Borrow, Release, Fetch, Exists,
-    Request, Response, WithdrawLeases, Reclaim, Blocked, Ending,
-]  # fmt: skip  # noqa: UP007
+RequestBody = (
+    RegisterDriver
+    | RegisterWorker
+    | LeaseWorker
+    | ReturnLease
+    | KillWorker
+    | WhyDied
+    | NodeStatus
+    | StopNode
+    | Retire
+    | StopActor
+    | ResolveActor
+    | KillActor
+)
+ResponseBody = NodeInfo | Lease | Death | Status | Yes | ActorPlace
+HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
+Message = (
+    Hello
+    | Challenge
+    | Proof
+    | Welcome
+    | Refused
+    | Define
+    | TaskCall
+    | ActorCall
+    | CreateActor
+    | Reply
+    | Replies
+    | Failed
+    | Rejected
+    | Cancel
+    | StreamItem
+    | Credit
+    | Taken
+    | Borrow
+    | Release
+    | Fetch
+    | Exists
+    | Request
+    | Response
+    | WithdrawLeases
+    | Reclaim
+    | Blocked
+    | Ending
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

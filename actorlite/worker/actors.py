@@ -217,7 +217,9 @@ class ActorShelf:
 
     def link_of(self, actor: HostedActor) -> Any:
         """The actor as others see it, for `runtime_context().current_actor`."""
-        definition = ActorDefinition(actor.cls, actor.class_name, CallShape(varargs=True, varkw=True), {}, ActorOptions())
+        definition = ActorDefinition(
+            actor.cls, actor.class_name, CallShape(varargs=True, varkw=True), {}, ActorOptions()
+        )
         address = actor.creator.identity.address
         return self._worker.runtime.directory.import_link(actor.id, address, definition)
 
@@ -230,7 +232,9 @@ class ActorShelf:
         self._reject_waiting(actor, text)
         for call in self._started.pop(actor.id, ()):
             if call.id in call.peer.inbound and call.name != "__init__":
-                error = ActorDiedError(f"{actor.class_name}.{call.name}() was under way: {text}", outcome=Outcome.UNKNOWN)
+                error = ActorDiedError(
+                    f"{actor.class_name}.{call.name}() was under way: {text}", outcome=Outcome.UNKNOWN
+                )
                 self._worker.runner.deliver(call, call.failure(error))
             if call.task is not None and call.task is not asyncio.current_task():
                 call.task.cancel()

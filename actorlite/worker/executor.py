@@ -41,11 +41,19 @@ class ThreadExecutor:
         with self._lock:
             if self._closed or len(self._threads) >= self.size or self._idle > self._queue.qsize():
                 return
-            thread = threading.Thread(target=self._run, name=f"{self.name}-{len(self._threads)}", daemon=True)
+            # One thread alone need not be counted: it is never the wrong one.
+            run = self._run if self.size == 1 else self._run_counted
+            thread = threading.Thread(target=run, name=f"{self.name}-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def _run(self) -> None:
+        get = self._queue.get
+        while (work := get()) is not None:
+            work()
+            del work  # an idle thread must not keep the last call's arguments alive
+
+    def _run_counted(self) -> None:
         get = self._queue.get
         while True:
             with self._lock:
@@ -56,7 +64,7 @@ class ThreadExecutor:
             if work is None:
                 return
             work()
-            del work  # an idle thread must not keep the last call's arguments alive
+            del work
 
     def __repr__(self) -> str:
         return f"<ThreadExecutor {self.name} threads={len(self._threads)}/{self.size}>"

@@ -1,8 +1,8 @@
 """A worker: it hosts actors and runs tasks, and has a runtime of its own.
 
-The loop takes messages and runs coroutines; plain functions run in threads. Calls start in mailbox order. User code never
-runs on the main thread except as coroutines, and the loop never waits for a thread. The same object is a worker process's
-whole inside, and an in-process worker in the caller's loop.
+The loop takes messages and runs coroutines; plain functions run in threads. Calls start in mailbox order. User code
+never runs on the main thread except as coroutines, and the loop never waits for a thread. The same object is a worker
+process's whole inside, and an in-process worker in the caller's loop.
 """
 
 from __future__ import annotations

@@ -69,7 +69,13 @@ class InboundCall:
     __slots__ = ("worker", "peer", "id", "name", "message", "parts", "actor", "task", "cancelled", "fetched")
 
     def __init__(
-        self, worker: Worker, peer: Peer, message: Any, parts: Sequence[memoryview], actor: HostedActor | None, name: str
+        self,
+        worker: Worker,
+        peer: Peer,
+        message: Any,
+        parts: Sequence[memoryview],
+        actor: HostedActor | None,
+        name: str,
     ) -> None:
         self.worker = worker
         self.peer = peer
@@ -142,7 +148,9 @@ class InboundCall:
         message = self.message
         slots = message.slots
         payloads: list[Payload] = [message.args, *(slot.payload for slot in slots if slot.payload is not None)]
-        values = [decode(each.kind, each.data, each.buffers, self.worker.runtime) for each in unpack_all(payloads, self.parts)]
+        values = [
+            decode(each.kind, each.data, each.buffers, self.worker.runtime) for each in unpack_all(payloads, self.parts)
+        ]
         args, kwargs = values[0]
         self.parts = ()
         if not slots:

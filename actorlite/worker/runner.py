@@ -127,4 +127,3 @@ class Runner:
         while ended:
             done, call, answer = ended.popleft()
             done(call, answer)
-

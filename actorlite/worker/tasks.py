@@ -1,7 +1,7 @@
 """The worker's tasks: one at a time, in order, and never stuck behind one another.
 
-A lease pays for one task at a time. Calls that were pipelined behind one that takes long, or that waits for others, go back
-to their owner, who runs them elsewhere; so a task may wait for one that was sent after it.
+A lease pays for one task at a time. Calls that were pipelined behind one that takes long, or that waits for others, go
+back to their owner, who runs them elsewhere; so a task may wait for one that was sent after it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,70 @@
+"""A driver's side of any session: its hub, its registration with the node, its runtime."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from actorlite.errors import NodeStartError
+from actorlite.host import Entropy
+from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
+from actorlite.rpc.handshake import PYTHON
+from actorlite.rpc.hub import Hub
+from actorlite.rpc.peer import Handlers
+from actorlite.runtime.node_client import NodeClient
+from actorlite.runtime.runtime import ProcessRuntime
+from actorlite.session import Plan
+from actorlite.transport import Address
+from actorlite.wire.messages import Identity, NodeInfo, RegisterDriver
+
+TOKEN_BYTES = 32
+
+AddressMaker = Callable[[ProcessId, str], Address]
+"""Where a process of a role listens."""
+
+
+def sockets_in(directory: Path | str) -> AddressMaker:
+    return lambda process, role: f"uds://{directory}/{role[0]}-{process}.sock"
+
+
+async def register(
+    plan: Plan, node: Address, token: bytes, address_of: AddressMaker, entropy: Entropy, stack: AsyncExitStack
+) -> ProcessRuntime:
+    """Connect to a node and register as a driver; `stack` closes what was opened."""
+    process = process_id(entropy.token_bytes(PROCESS_ID_BYTES))
+    handlers = Handlers()
+    runtime: ProcessRuntime | None = None
+    hub = Hub(
+        Identity(process, "driver", "", os.getpid(), PYTHON),
+        token,
+        entropy,
+        handlers,
+        on_peer_lost=lambda peer, error: runtime.peer_lost(peer, error) if runtime is not None else None,
+    )
+    stack.push_async_callback(hub.aclose)
+    await hub.listen(address_of(process, "driver"))
+    peer = await hub.connect(node)
+    job = f"job-{process}"
+    namespace = plan.namespace or job
+    info = await peer.request(next(hub.numbers), RegisterDriver(job, namespace, own_sys_path(), current_directory()))
+    if not isinstance(info, NodeInfo):
+        raise NodeStartError(f"the node at {node} did not answer the registration")
+    runtime = ProcessRuntime(hub, NodeClient(hub, peer, info), job=job, namespace=namespace, address=plan.address)
+    runtime.install(handlers)
+    return runtime
+
+
+def own_sys_path() -> tuple[str, ...]:
+    """Where this process finds modules, with the current directory spelled out."""
+    return tuple(os.path.abspath(entry) for entry in sys.path)
+
+
+def current_directory() -> str:
+    """Empty when it was removed under us."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
