@@ -384,18 +384,11 @@ async def build_index(settings: Settings, on_batch: OnBatch) -> CodeIndex:
 INDEX = web.AppKey("index", CodeIndex)
 
 
-def open_session(settings: Settings) -> al.Session:
-    """A node that already runs has its own number of CPUs, so it is named only when asked for."""
-    if settings.num_cpus is None:
-        return al.init(settings.address)
-    return al.init(settings.address, num_cpus=settings.num_cpus)
-
-
 def build_app(settings: Settings, on_batch: OnBatch) -> web.Application:
     """An application that indexes when it starts and closes its session when it ends."""
 
     async def index_while_running(app: web.Application) -> AsyncIterator[None]:
-        async with open_session(settings):
+        async with al.init(settings.address, num_cpus=settings.num_cpus):
             app[INDEX] = await build_index(settings, on_batch)
             yield
 
@@ -481,7 +474,7 @@ def print_index(index: CodeIndex, settings: Settings) -> None:
 
 async def ask(settings: Settings, progress: Progress, queries: Sequence[str], limit: int, *, as_json: bool) -> None:
     """Index, answer each query, print."""
-    async with open_session(settings):
+    async with al.init(settings.address, num_cpus=settings.num_cpus):
         index = await build_index(settings, progress)
         if not as_json:
             print_index(index, settings)

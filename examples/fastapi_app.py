@@ -9,7 +9,6 @@ No handler is given the session: it is this process's only one, and that is wher
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,7 +40,9 @@ class Visits(al.Actor):
         return self._counts[name]
 
 
-def create_app(address: str) -> FastAPI:
+def create_app(address: str | None = None) -> FastAPI:
+    """Without an address that of `ACTORLITE_ADDRESS` counts, else worker processes of its own."""
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with al.init(address):
@@ -76,7 +77,7 @@ def create_app(address: str) -> FastAPI:
     return app
 
 
-app = create_app(os.environ.get("ACTORLITE_EXAMPLE_ADDRESS", "local"))
+app = create_app()
 
 if __name__ == "__main__":
     uvicorn.run(create_app(sys.argv[1]) if len(sys.argv) > 1 else app)
