@@ -44,10 +44,10 @@ class Neighbour(al.Actor, process="shared", num_cpus=0):
 
 @al.remote
 def burn(seconds: float) -> int:
-    """Pure-Python work that never lets go of its processor."""
+    """Pure-Python work that uses this much processor time."""
     count = 0
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
         count += 1
     return count
 
@@ -120,9 +120,11 @@ async def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="how long the plain method blocks")
     parser.add_argument("--tasks", type=int, default=8, help="CPU-bound tasks")
     parser.add_argument("--task-seconds", type=float, default=1.0, help="how long each of them runs")
-    parser.add_argument("--num-cpus", type=int, help="of the session; default: what the machine has")
+    parser.add_argument(
+        "--num-cpus", type=int, help="of the session; default: one per task, so that they all run at once"
+    )
     options = parser.parse_args(argv)
-    async with al.init("local", num_cpus=options.num_cpus):
+    async with al.init("local", num_cpus=options.num_cpus or options.tasks):
         await blocked_worker(options.seconds)
         await busy_driver(options.tasks, options.task_seconds)
 
