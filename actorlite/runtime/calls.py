@@ -111,7 +111,7 @@ class Outbound:
     def begin(self) -> None:
         """Hold what it refers to and start its clock. On the loop, once."""
         if self.encoded.handles:
-            self.runtime.objects.pin(self.encoded.handles)
+            self.runtime.exports.pin(self.encoded.handles)
         if self.envelope is not None and self.envelope.budget_s is not None:
             self.timer = self.runtime.loop.call_later(self.envelope.budget_s, self.expire)
         for _, ref in self.dependencies:
@@ -148,7 +148,7 @@ class Outbound:
                 continue
             value: Encoded = ref._outcome
             kept = ref._kept or ()
-            self.runtime.objects.pin(kept)
+            self.runtime.exports.pin(kept)
             self.pinned.extend(kept)
             inlined, more = pack(Encoded(value.kind, value.data, value.buffers, kept), own)
             slots.append(Slot(position, inlined))
@@ -160,7 +160,7 @@ class Outbound:
     def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
         if self.ended:
             if type(message) is Reply and message.value.refs and self.peer is not None:
-                self.runtime.objects.take(self.peer, self.number, message.value.refs)
+                self.runtime.borrows.take(self.peer, self.number, message.value.refs)
             return
         if type(message) is Reply:
             payload = message.value
@@ -209,14 +209,14 @@ class Outbound:
     def release(self) -> None:
         """Let go of what it held for the callee."""
         if self.encoded.handles:
-            self.runtime.objects.unpin(self.encoded.handles)
+            self.runtime.exports.unpin(self.encoded.handles)
         self.dependencies = ()
         self.unsent()
 
     def unsent(self) -> None:
         """The message it was sent in has ended: nothing more is held for it. A retry sends it anew."""
         if self.pinned:
-            self.runtime.objects.unpin(self.pinned)
+            self.runtime.exports.unpin(self.pinned)
             self.pinned.clear()
 
     def expire(self) -> None:
@@ -257,7 +257,7 @@ class Outbound:
     def _keep(self, sink: Any, payload: Payload) -> None:
         if self.peer is None:
             return
-        refs = self.runtime.objects.take(self.peer, self.number, payload.refs)
+        refs = self.runtime.borrows.take(self.peer, self.number, payload.refs)
         if isinstance(sink, ObjectRef):
             sink._kept = refs
         elif isinstance(sink, StructuredResult):
@@ -271,7 +271,7 @@ class Outbound:
             for payload in message.values:
                 refs.extend(payload.refs)
             if refs and self.peer is not None:
-                kept = self.runtime.objects.take(self.peer, self.number, tuple(refs))
+                kept = self.runtime.borrows.take(self.peer, self.number, tuple(refs))
                 for ref in sink.refs:
                     ref._kept = kept
             for ref, value in zip(sink.refs, values, strict=True):

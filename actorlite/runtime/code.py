@@ -34,7 +34,7 @@ class CodeBook:
             code = definition.function if isinstance(definition, FunctionDefinition) else definition.cls
             blob = self._blobs[definition] = encode_code(code)
             # References captured by code live as long as the session may send it (Ray, O-16).
-            self._scope.post(self._scope.objects.pin, blob.handles)
+            self._scope.post(self._scope.exports.pin, blob.handles)
             if blob.is_large:
                 logger.warning(
                     "the code of %s is %.0f MB with everything it captures: pass large values as arguments instead",

@@ -8,36 +8,24 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from actorlite.context import current_call
 from actorlite.definitions import ActorDefinition, FunctionDefinition
 from actorlite.errors import ConnectionLost, NodeDiedError, Outcome, SessionClosedError
 from actorlite.ids import ActorId, ObjectId, ProcessId
 from actorlite.options import ActorOptions, TaskOptions
 from actorlite.refs import Failure, ObjectRef
-from actorlite.resources import to_units
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.runtime.actors import Link
-from actorlite.runtime.calls import (
-    StructuredResult,
-    await_structured,
-    bind_call,
-    encode_arguments,
-    fail_with,
-    make_envelope,
-    make_sink,
-)
+from actorlite.runtime.borrows import Borrows
 from actorlite.runtime.code import CodeBook
 from actorlite.runtime.directory import ActorDirectory
+from actorlite.runtime.exports import Exports
 from actorlite.runtime.node_client import NodeClient
-from actorlite.runtime.objects import ObjectTable
-from actorlite.runtime.tasks import LeaseGroup, TaskOut
+from actorlite.runtime.tasks import TaskSubmitter
 from actorlite.wire.messages import Borrow, Define, Ending, Fetch, KillActor, Reclaim, Release, ResolveActor, Taken
 from actorlite.wire.serialize import Encoded, decode, encode
 
 T = TypeVar("T")
-
-ONE_CPU = to_units("num_cpus", 1)
 
 STOP_GRACE_S = 5.0
 """How long `on_stop` hooks may take when a session is shut down."""
@@ -63,9 +51,10 @@ class ProcessRuntime:
         """Callers that wait below `max_pending_calls`."""
         self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._groups: dict[int, LeaseGroup] = {}
-        self.objects = ObjectTable(self)
+        self.exports = Exports(hub)
+        self.borrows = Borrows(self)
         self.code = CodeBook(self)
+        self.tasks = TaskSubmitter(self)
         self.directory = ActorDirectory(self)
 
     def install(self, handlers: Handlers) -> None:
@@ -73,10 +62,10 @@ class ProcessRuntime:
         handlers.on_messages(
             {
                 Define: self.code.defined,
-                Borrow: self.objects.borrow,
-                Release: self.objects.release,
-                Taken: self.objects.taken,
-                Fetch: self.objects.fetch,
+                Borrow: self.exports.borrow,
+                Release: self.exports.release,
+                Taken: self.exports.taken,
+                Fetch: self.exports.fetch,
                 Reclaim: lambda peer, message, parts: self.reclaim(),
                 Ending: lambda peer, message, parts: self.node_ending(message.reason),
             }
@@ -120,25 +109,12 @@ class ProcessRuntime:
     def submit(
         self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
     ) -> Any:
-        self.check_open()
-        number, result, sink = make_sink(self, options.num_returns)
-        call = self._task(number, sink, definition, args, kwargs, options, structured=False)
-        if sink is not None:
-            bind_call(sink, call)
-        self.post(self._begin, call)
-        return result
+        return self.tasks.submit(definition, args, kwargs, options)
 
     async def run(
         self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
     ) -> Any:
-        if not self.in_loop() or options.num_returns != 1:
-            return await self.run_elsewhere(self.submit(definition, args, kwargs, options))
-        self.check_open()
-        result = StructuredResult(self.loop)
-        number = next(self.hub.numbers)
-        call = self._task(number, result, definition, args, kwargs, options, structured=True)
-        self._begin(call)
-        return await await_structured(self, result, call)
+        return await self.tasks.run(definition, args, kwargs, options)
 
     async def run_elsewhere(self, result: Any) -> Any:
         """A structured call that is made of references: from another loop, or with several results."""
@@ -155,50 +131,9 @@ class ProcessRuntime:
         if ref._call is not None:
             ref._call.abandon()
 
-    def _task(
-        self,
-        number: int,
-        sink: Any,
-        definition: FunctionDefinition,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: TaskOptions,
-        *,
-        structured: bool,
-    ) -> TaskOut:
-        blob = self.code.blob_of(definition)
-        encoded, dependencies = encode_arguments(args, kwargs)
-        envelope = make_envelope(
-            current_call.get(),
-            structured=structured,
-            timeout=options.timeout,
-            num_returns=options.num_returns,
-            name=options.name or "",
-        )
-        name = options.name or definition.name
-        call = TaskOut(self, number, name, sink, encoded, dependencies, envelope)
-        call.blob = blob
-        call.retries = options.max_retries
-        call.lease = 0
-        units = ONE_CPU if options.num_cpus is None else to_units("num_cpus", options.num_cpus)
-        group = self._groups.get(units)
-        if group is None:
-            group = self._groups.setdefault(units, LeaseGroup(self, units))
-        call.group = group
-        return call
-
-    def _begin(self, call: TaskOut) -> None:
-        if self.gone:
-            call.end(fail_with(NodeDiedError, self.gone))
-            return
-        call.begin()
-        if not call.missing:
-            call.arguments_ready()
-
     def reclaim(self) -> None:
         """Give back leases without work."""
-        for group in self._groups.values():
-            group.reclaim()
+        self.tasks.reclaim()
 
     # --- actors
 
@@ -260,7 +195,7 @@ class ProcessRuntime:
         return ref
 
     def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
-        self.objects.want(ref, value=value)
+        self.borrows.want(ref, value=value)
 
     def unwrap(self, outcome: Any) -> Any:
         if type(outcome) is Failure:
@@ -268,10 +203,10 @@ class ProcessRuntime:
         return decode(outcome.kind, outcome.data, outcome.buffers, self)
 
     def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return self.objects.export(ref)
+        return self.exports.export(ref)
 
     def import_ref(self, identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:
-        return self.objects.import_ref(identifier, owner_address)
+        return self.borrows.import_ref(identifier, owner_address)
 
     async def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> bool:
         return await self.on_own_loop(self._cancel(ref))
@@ -294,7 +229,8 @@ class ProcessRuntime:
             if not self.closing:
                 self.spawn(self._node_lost(str(error or "the connection was closed here")))
             return
-        self.objects.peer_lost(peer)
+        self.exports.peer_lost(peer)
+        self.borrows.peer_lost(peer)
         if peer.identity.role == "worker" and not self.gone:
             self.spawn(self.worker_lost(peer.identity.process))
 
@@ -306,8 +242,7 @@ class ProcessRuntime:
         if self.gone:
             return
         self.gone = self.node.gone = reason
-        for group in self._groups.values():
-            group.fail_all(partial(NodeDiedError, reason, outcome=Outcome.NOT_EXECUTED))
+        self.tasks.fail_all(partial(NodeDiedError, reason, outcome=Outcome.NOT_EXECUTED))
         self.directory.fail_all(reason)
 
     # --- the end
@@ -317,8 +252,7 @@ class ProcessRuntime:
         if self.closing:
             return
         self.closing = True
-        for group in self._groups.values():
-            group.close()
+        self.tasks.close()
         if not self.gone:
             await self.directory.stop_all(STOP_GRACE_S)
         self.node_ending("the session was shut down")

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from actorlite.context import current_call
+from actorlite.definitions import FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome, WorkerCrashedError
+from actorlite.options import TaskOptions
 from actorlite.refs import Failure
+from actorlite.resources import to_units
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.calls import Outbound, fail_with
+from actorlite.runtime.calls import (
+    Outbound,
+    StructuredResult,
+    await_structured,
+    bind_call,
+    encode_arguments,
+    fail_with,
+    make_envelope,
+    make_sink,
+)
 from actorlite.state.tasks import TaskPool
 from actorlite.wire.messages import HANDED_BACK, Envelope, Lease, Rejected, TaskCall, encode
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
     from actorlite.wire.code import CodeBlob
+
+ONE_CPU = to_units("num_cpus", 1)
 
 LINGER_S = 0.05
 """How long an idle lease is kept for the next task: a caller that awaits one task after the other needs no new lease.
@@ -233,3 +248,98 @@ class LeaseGroup:
         for lease in leases:
             self.peers.pop(lease, None)
             self.runtime.node.return_lease(lease)
+
+
+class TaskSubmitter:
+    """All tasks that this process submitted, grouped by resource shape."""
+
+    def __init__(self, runtime: ProcessRuntime) -> None:
+        self._runtime = runtime
+        self._groups: dict[int, LeaseGroup] = {}
+
+    def submit(
+        self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Any:
+        """References at once. From any thread."""
+        runtime = self._runtime
+        runtime.check_open()
+        number, result, sink = make_sink(runtime, options.num_returns)
+        call = self._make(number, sink, definition, args, kwargs, options, structured=False)
+        if sink is not None:
+            bind_call(sink, call)
+        runtime.post(self._begin, call)
+        return result
+
+    async def run(
+        self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Any:
+        """Structured call: the value; cancelling the awaiting task cancels the work."""
+        runtime = self._runtime
+        if not runtime.in_loop() or options.num_returns != 1:
+            return await runtime.run_elsewhere(self.submit(definition, args, kwargs, options))
+        runtime.check_open()
+        result = StructuredResult(runtime.loop)
+        number = next(runtime.hub.numbers)
+        call = self._make(number, result, definition, args, kwargs, options, structured=True)
+        self._begin(call)
+        return await await_structured(runtime, result, call)
+
+    def reclaim(self) -> None:
+        """Give back leases without work."""
+        for group in self._groups.values():
+            group.reclaim()
+
+    def fail_all(self, make: Callable[[], BaseException]) -> None:
+        """Nothing that waits for a worker will run."""
+        for group in self._groups.values():
+            group.fail_all(make)
+
+    def close(self) -> None:
+        for group in self._groups.values():
+            group.close()
+
+    def _make(
+        self,
+        number: int,
+        sink: Any,
+        definition: FunctionDefinition,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        structured: bool,
+    ) -> TaskOut:
+        runtime = self._runtime
+        blob = runtime.code.blob_of(definition)
+        encoded, dependencies = encode_arguments(args, kwargs)
+        envelope = make_envelope(
+            current_call.get(),
+            structured=structured,
+            timeout=options.timeout,
+            num_returns=options.num_returns,
+            name=options.name or "",
+        )
+        call = TaskOut(runtime, number, options.name or definition.name, sink, encoded, dependencies, envelope)
+        call.blob = blob
+        call.retries = options.max_retries
+        call.lease = 0
+        call.group = self._group(options)
+        return call
+
+    def _group(self, options: TaskOptions) -> LeaseGroup:
+        units = ONE_CPU if options.num_cpus is None else to_units("num_cpus", options.num_cpus)
+        group = self._groups.get(units)
+        if group is None:
+            group = self._groups.setdefault(units, LeaseGroup(self._runtime, units))
+        return group
+
+    def _begin(self, call: TaskOut) -> None:
+        if self._runtime.gone:
+            call.end(fail_with(NodeDiedError, self._runtime.gone, outcome=Outcome.NOT_EXECUTED))
+            return
+        call.begin()
+        if not call.missing:
+            call.arguments_ready()
+
+    def __repr__(self) -> str:
+        return f"<TaskSubmitter {', '.join(f'{units}: {group.pool!r}' for units, group in self._groups.items())}>"

@@ -26,7 +26,7 @@ class _Message(Struct, frozen=True, array_like=True, gc=False, omit_defaults=Tru
 # --- handshake ----------------------------------------------------------------------------------------------
 
 
-class Identity(_Message):
+class Identity(_Message, frozen=True):
     """Who a process is; sent by both sides and covered by both proofs."""
 
     process: ProcessId
@@ -39,7 +39,7 @@ class Identity(_Message):
     """Minor version, `"3.12"`: code goes by value, so it must be equal."""
 
 
-class Hello(_Message, tag=1):
+class Hello(_Message, tag=1, frozen=True):
     """The connecting side's first message."""
 
     version: int
@@ -47,21 +47,21 @@ class Hello(_Message, tag=1):
     nonce: bytes
 
 
-class Challenge(_Message, tag=2):
+class Challenge(_Message, tag=2, frozen=True):
     identity: Identity
     nonce: bytes
     proof: bytes
 
 
-class Proof(_Message, tag=3):
+class Proof(_Message, tag=3, frozen=True):
     proof: bytes
 
 
-class Welcome(_Message, tag=4):
+class Welcome(_Message, tag=4, frozen=True):
     pass
 
 
-class Refused(_Message, tag=5):
+class Refused(_Message, tag=5, frozen=True):
     """The handshake failed; `kind` is `"version"` or `"authentication"`."""
 
     kind: str
@@ -71,7 +71,7 @@ class Refused(_Message, tag=5):
 # --- payloads and envelopes -----------------------------------------------------------------------------------
 
 
-class Payload(_Message):
+class Payload(_Message, frozen=True):
     """An encoded user value. `parts` counts the message parts that belong to it, after those of earlier payloads."""
 
     kind: int
@@ -81,14 +81,14 @@ class Payload(_Message):
     """The references contained in the value and their owners' addresses: visible without unpickling."""
 
 
-class Hop(_Message):
+class Hop(_Message, frozen=True):
     """One call of a chain of structured calls."""
 
     target: str
     call: ObjectId
 
 
-class Envelope(_Message):
+class Envelope(_Message, frozen=True):
     """What goes with a call when it is there; most calls have none."""
 
     attempt: int = 0
@@ -107,7 +107,7 @@ class Envelope(_Message):
 MAX_CHAIN = 64
 
 
-class Slot(_Message):
+class Slot(_Message, frozen=True):
     """A top-level argument given as a reference: its value (`payload`), or where to fetch it."""
 
     position: int | str
@@ -116,7 +116,7 @@ class Slot(_Message):
     ref: tuple[ObjectId, str] | None = None
 
 
-class Define(_Message, tag=10):
+class Define(_Message, tag=10, frozen=True):
     """Code by content: precedes its first use on a connection. The code is in the payload."""
 
     digest: bytes
@@ -124,7 +124,7 @@ class Define(_Message, tag=10):
     payload: Payload
 
 
-class TaskCall(_Message, tag=11):
+class TaskCall(_Message, tag=11, frozen=True):
     """Run the function `code`."""
 
     id: int
@@ -134,7 +134,7 @@ class TaskCall(_Message, tag=11):
     slots: tuple[Slot, ...] = ()
 
 
-class ActorCall(_Message, tag=12):
+class ActorCall(_Message, tag=12, frozen=True):
     """Call `method` of the actor `target`."""
 
     id: int
@@ -145,7 +145,7 @@ class ActorCall(_Message, tag=12):
     slots: tuple[Slot, ...] = ()
 
 
-class CreateActor(_Message, tag=13):
+class CreateActor(_Message, tag=13, frozen=True):
     """Make the actor `target` from the class `code`; answered by `Reply` when `on_start` is through."""
 
     id: int
@@ -158,28 +158,28 @@ class CreateActor(_Message, tag=13):
     slots: tuple[Slot, ...] = ()
 
 
-class Reply(_Message, tag=20):
+class Reply(_Message, tag=20, frozen=True):
     """The result of call `id`."""
 
     id: int
     value: Payload
 
 
-class Replies(_Message, tag=21):
+class Replies(_Message, tag=21, frozen=True):
     """The results of a call with `num_returns` above 1."""
 
     id: int
     values: tuple[Payload, ...]
 
 
-class Failed(_Message, tag=22):
+class Failed(_Message, tag=22, frozen=True):
     """User code raised; `failure` is made by `wire.failures`."""
 
     id: int
     failure: bytes
 
 
-class Rejected(_Message, tag=23):
+class Rejected(_Message, tag=23, frozen=True):
     """The call did not run. `reason` is a member of `REJECTIONS`."""
 
     id: int
@@ -197,13 +197,13 @@ BAD_REQUEST = "bad request"
 REJECTIONS = frozenset({HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST})
 
 
-class Cancel(_Message, tag=24):
+class Cancel(_Message, tag=24, frozen=True):
     """Stop call `id`, also when it is not known yet. Answered by the call's own reply."""
 
     id: int
 
 
-class StreamItem(_Message, tag=25):
+class StreamItem(_Message, tag=25, frozen=True):
     """One item of the streaming answer to call `id`; `index` counts from 0. The stream ends with `Reply` or `Failed`."""
 
     id: int
@@ -211,14 +211,14 @@ class StreamItem(_Message, tag=25):
     value: Payload
 
 
-class Credit(_Message, tag=26):
+class Credit(_Message, tag=26, frozen=True):
     """The receiver of stream `id` has room for `items` more."""
 
     id: int
     items: int
 
 
-class Taken(_Message, tag=27):
+class Taken(_Message, tag=27, frozen=True):
     """The references contained in the reply to `id` are registered with their owners: the sender may let them go."""
 
     id: int
@@ -227,20 +227,20 @@ class Taken(_Message, tag=27):
 # --- references -----------------------------------------------------------------------------------------------
 
 
-class Borrow(_Message, tag=30):
+class Borrow(_Message, tag=30, frozen=True):
     """The sender holds the object, which the receiver owns. Idempotent; acknowledged by `Exists`."""
 
     id: int
     object: ObjectId
 
 
-class Release(_Message, tag=31):
+class Release(_Message, tag=31, frozen=True):
     """The sender no longer holds the object."""
 
     object: ObjectId
 
 
-class Fetch(_Message, tag=32):
+class Fetch(_Message, tag=32, frozen=True):
     """Answer with the object's value once it exists; without `value`, say only that it does (`Exists`)."""
 
     id: int
@@ -248,7 +248,7 @@ class Fetch(_Message, tag=32):
     value: bool
 
 
-class Exists(_Message, tag=33):
+class Exists(_Message, tag=33, frozen=True):
     """The object of fetch `id` is ready; its value stays with the owner."""
 
     id: int
@@ -257,36 +257,36 @@ class Exists(_Message, tag=33):
 # --- requests between daemon, drivers and workers ---------------------------------------------------------------
 
 
-class Request(_Message, tag=40):
+class Request(_Message, tag=40, frozen=True):
     id: int
     body: RequestBody
 
 
-class Response(_Message, tag=41):
+class Response(_Message, tag=41, frozen=True):
     id: int
     body: ResponseBody | None = None
     error: str = ""
     error_kind: str = ""
 
 
-class Ending(_Message, tag=42):
+class Ending(_Message, tag=42, frozen=True):
     """The node says goodbye to everybody, and why: the last message on the connection."""
 
     reason: str
 
 
-class RegisterDriver(_Message, tag=100):
+class RegisterDriver(_Message, tag=100, frozen=True):
     job: str
     namespace: str
     sys_path: tuple[str, ...]
     cwd: str
 
 
-class RegisterWorker(_Message, tag=101):
+class RegisterWorker(_Message, tag=101, frozen=True):
     pass
 
 
-class LeaseWorker(_Message, tag=102):
+class LeaseWorker(_Message, tag=102, frozen=True):
     """Ask for a worker: `needs` units of CPU to be placed, `holds` of them kept until the lease is returned."""
 
     ticket: int
@@ -298,84 +298,84 @@ class LeaseWorker(_Message, tag=102):
     label: str = ""
 
 
-class ReturnLease(_Message, tag=103):
+class ReturnLease(_Message, tag=103, frozen=True):
     """`reuse` is False for a worker whose state is not clean; it is ended."""
 
     lease: int
     reuse: bool = True
 
 
-class WithdrawLeases(_Message, tag=104):
+class WithdrawLeases(_Message, tag=104, frozen=True):
     """The sender no longer needs these requests: those that were not granted yet are answered with nothing."""
 
     tickets: tuple[int, ...]
 
 
-class Reclaim(_Message, tag=105):
+class Reclaim(_Message, tag=105, frozen=True):
     """Somebody waits for room: leases without work should come back now."""
 
 
-class Blocked(_Message, tag=106):
+class Blocked(_Message, tag=106, frozen=True):
     """The worker's task waits for others (`blocked`), or goes on: its CPU is free meanwhile."""
 
     blocked: bool
 
 
-class KillWorker(_Message, tag=107):
+class KillWorker(_Message, tag=107, frozen=True):
     process: ProcessId
 
 
-class WhyDied(_Message, tag=108):
+class WhyDied(_Message, tag=108, frozen=True):
     """How did that process end? Answered when it has ended, or after a short wait."""
 
     process: ProcessId
 
 
-class NodeStatus(_Message, tag=109):
+class NodeStatus(_Message, tag=109, frozen=True):
     pass
 
 
-class StopNode(_Message, tag=110):
+class StopNode(_Message, tag=110, frozen=True):
     pass
 
 
-class Retire(_Message, tag=111):
+class Retire(_Message, tag=111, frozen=True):
     """May this idle worker end? No when it owns objects that others hold."""
 
 
-class StopActor(_Message, tag=112):
+class StopActor(_Message, tag=112, frozen=True):
     """Run `on_stop` and forget the actor; queued calls fail. `graceful` False skips `on_stop`."""
 
     target: ActorId
     graceful: bool
 
 
-class ResolveActor(_Message, tag=113):
+class ResolveActor(_Message, tag=113, frozen=True):
     """Where does this actor, which the receiver created, live? Answered when it is alive."""
 
     target: ActorId
 
 
-class KillActor(_Message, tag=114):
+class KillActor(_Message, tag=114, frozen=True):
     """Asks the actor's creator to end it at once."""
 
     target: ActorId
 
 
-class NodeInfo(_Message, tag=120):
+class NodeInfo(_Message, tag=120, frozen=True):
     pid: int
     cpu_units: int
     session_directory: str
 
 
-class Lease(_Message, tag=121):
+class Lease(_Message, tag=121, frozen=True):
     lease: int
     process: ProcessId
     address: str
     pid: int
 
 
-class Death(_Message, tag=122):
+class Death(_Message, tag=122, frozen=True):
     """`known` False: the process still runs, as far as its node knows."""
 
     known: bool
@@ -383,7 +383,7 @@ class Death(_Message, tag=122):
     pid: int = 0
 
 
-class Status(_Message, tag=123):
+class Status(_Message, tag=123, frozen=True):
     pid: int
     address: str
     cpu_units: int
@@ -394,11 +394,11 @@ class Status(_Message, tag=123):
     waiting: int
 
 
-class Yes(_Message, tag=124):
+class Yes(_Message, tag=124, frozen=True):
     value: bool
 
 
-class ActorPlace(_Message, tag=125):
+class ActorPlace(_Message, tag=125, frozen=True):
     """`address` of the hosting worker; empty with `error` when the actor is dead."""
 
     process: ProcessId

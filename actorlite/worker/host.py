@@ -118,7 +118,7 @@ class Worker:
             self.cancel_call(call)
 
     async def _retire(self, peer: Peer, body: Retire) -> Yes:
-        return Yes(not self.runtime.objects.is_needed and not len(self.actors))
+        return Yes(not self.runtime.exports.is_needed and not len(self.actors))
 
     def _peer_lost(self, peer: Peer, error: ConnectionLost | None) -> None:
         runtime = getattr(self, "runtime", None)

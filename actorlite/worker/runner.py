@@ -62,9 +62,9 @@ class Runner:
         """Send an answer; first let the owners of references that came with the call know that they are held here."""
         peer = call.peer
         peer.inbound.pop(call.id, None)
-        objects = self._worker.runtime.objects
-        if objects.registering:
-            objects.when_registered(partial(self._send, peer, call.id, answer))
+        borrows = self._worker.runtime.borrows
+        if borrows.registering:
+            borrows.when_registered(partial(self._send, peer, call.id, answer))
         else:
             self._send(peer, call.id, answer)
 
@@ -95,7 +95,7 @@ class Runner:
             return
         parts, handles = answer
         if handles:
-            self._worker.runtime.objects.hold_for_reply(peer, call, handles)
+            self._worker.runtime.exports.hold_for_reply(peer, call, handles)
         peer.tell(*parts)
 
     # --- in threads

@@ -1,8 +1,7 @@
-"""The objects of one process: those it owns and others hold, and those it holds and others own.
+"""The objects of others that this process holds.
 
-An owned reference carries its own value; nothing is recorded for it until it leaves the process. Then an *export* keeps
-it alive for those who hold it: messages under way (pins) and processes that registered (borrowers). A borrowed
-reference registers with its owner when it appears here and releases when the last copy in this process is gone.
+A borrowed reference registers with its owner when it appears here and releases when the last copy in this process is
+gone. Its value is fetched when somebody wants it, once.
 """
 
 from __future__ import annotations
@@ -10,110 +9,64 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from weakref import ReferenceType, WeakValueDictionary
 from weakref import ref as weak
 
-from actorlite.errors import ActorliteError, ConnectionLost, ObjectLostError, OwnerDiedError, ProtocolError
+from actorlite.errors import ActorliteError, ConnectionLost, OwnerDiedError
 from actorlite.ids import ObjectId, ProcessId, owner_of
 from actorlite.refs import ELSEWHERE, Failure, ObjectRef
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.payloads import RefEntries, pack, unpack
-from actorlite.wire.failures import decode_failure, encode_failure
+from actorlite.runtime.exports import Exports
+from actorlite.runtime.payloads import RefEntries, unpack
+from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import Borrow, Exists, Failed, Fetch, Release, Reply, Taken, encode
-from actorlite.wire.serialize import Encoded, current_import
+
+T = TypeVar("T")
 
 
 class Scope(Protocol):
-    """The runtime as the object table needs it."""
+    """The runtime as borrowed references need it."""
 
     loop: asyncio.AbstractEventLoop
     process: ProcessId
     hub: Hub
+    exports: Exports
 
     def in_loop(self) -> bool: ...
 
     def post(self, work: Callable[..., object], *args: Any) -> None:
         """Run on the loop: now when on its thread, else soon."""
 
-    def spawn(self, work: Any) -> None:
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Own a task until it ends."""
 
     async def why_died(self, process: ProcessId) -> str: ...
 
 
-class _Export:
-    """An owned reference that others hold."""
-
-    __slots__ = ("ref", "borrowers", "pins")
-
-    def __init__(self, ref: ObjectRef[Any]) -> None:
-        self.ref = ref
-        self.borrowers: set[ProcessId] = set()
-        self.pins = 0
-
-
-class ObjectTable:
+class Borrows:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._lock = threading.Lock()
-        self._exports: dict[ObjectId, _Export] = {}
         self._borrowed: WeakValueDictionary[ObjectId, ObjectRef[Any]] = WeakValueDictionary()
         self._watchers: dict[ObjectId, ReferenceType[ObjectRef[Any]]] = {}
         self._dropped: deque[tuple[ObjectId, str]] = deque()
         self._fetching: set[tuple[ObjectId, bool]] = set()
-        self._held_for_reply: dict[tuple[Peer, int], Sequence[object]] = {}
         self._unregistered: set[asyncio.Future[None]] = set()
         """Registrations with owners that were not acknowledged yet."""
-
-    # --- sending references away
-
-    def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:
-        """How a message rebuilds the reference. The sender must `pin` it until the receiver has registered."""
-        return rebuild_ref, (ref.id, ref.owner_address or self._scope.hub.identity.address)
-
-    def pin(self, handles: Iterable[object]) -> None:
-        """A message with these references is under way. On the loop."""
-        for ref in handles:
-            if isinstance(ref, ObjectRef) and not ref.owner_address:
-                self._export_of(ref).pins += 1
-
-    def unpin(self, handles: Iterable[object]) -> None:
-        """The message has arrived and its receiver has registered, or it never will."""
-        for ref in handles:
-            if isinstance(ref, ObjectRef) and not ref.owner_address:
-                export = self._exports.get(ref.id)
-                if export is not None:
-                    export.pins -= 1
-                    self._drop_export(export)
-
-    def hold_for_reply(self, peer: Peer, call: int, handles: Sequence[object]) -> None:
-        """A reply with these references goes to `peer`: hold them until it says `Taken`."""
-        self.pin(handles)
-        self._held_for_reply[peer, call] = handles
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether other processes hold objects that this one owns."""
-        return bool(self._exports or self._held_for_reply)
 
     @property
     def registering(self) -> bool:
         """Whether an owner has not yet acknowledged that this process holds its object."""
         return bool(self._unregistered)
 
-    # --- receiving references
-
     def import_ref(self, identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:
         """The reference for an id that came in a message. From any thread."""
         if owner_of(identifier) == self._scope.process:
-            export = self._exports.get(identifier)
-            if export is None:
-                raise ObjectLostError(f"object {identifier} came back to its owner after everybody had let it go")
-            return export.ref
+            return self._scope.exports.find(identifier)
         with self._lock:
             ref = self._borrowed.get(identifier)
             if ref is not None:
@@ -195,7 +148,7 @@ class ObjectTable:
             if peer is not None:
                 peer.tell(encode(Release(identifier)))
 
-    # --- values of others
+    # --- their values
 
     def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
         """Fetch a borrowed value, or learn that it is ready. From any thread; repeated wishes are one fetch."""
@@ -218,87 +171,26 @@ class ObjectTable:
             self._fetching.discard((ref.id, value))
             await self._fail_borrowed(ref)
 
-    # --- handlers of messages
-
-    def borrow(self, peer: Peer, message: Borrow, parts: Sequence[memoryview]) -> None:
-        export = self._exports.get(message.object)
-        if export is not None:
-            export.borrowers.add(peer.identity.process)
-        peer.tell(encode(Exists(message.id)))
-
-    def release(self, peer: Peer, message: Release, parts: Sequence[memoryview]) -> None:
-        export = self._exports.get(message.object)
-        if export is not None:
-            export.borrowers.discard(peer.identity.process)
-            self._drop_export(export)
-
-    def taken(self, peer: Peer, message: Taken, parts: Sequence[memoryview]) -> None:
-        handles = self._held_for_reply.pop((peer, message.id), None)
-        if handles is not None:
-            self.unpin(handles)
-
-    def fetch(self, peer: Peer, message: Fetch, parts: Sequence[memoryview]) -> None:
-        export = self._exports.get(message.object)
-        if export is None:
-            error = ObjectLostError(f"object {message.object} is gone: nobody held a reference when it was asked for")
-            peer.tell(encode(Failed(message.id, encode_failure(error, "owner"))))
-            return
-        export.ref._subscribe_waker(partial(self._answer, peer, message, export.ref), value=False)
-
-    def _answer(self, peer: Peer, message: Fetch, ref: ObjectRef[Any]) -> None:
-        outcome = ref._outcome
-        if not message.value:
-            peer.tell(encode(Exists(message.id)))
-        elif isinstance(outcome, Failure):
-            peer.tell(encode(Failed(message.id, encode_failure(outcome.exception(), "owner"))))
-        else:
-            kept = ref._kept or ()
-            payload, extra = pack(Encoded(outcome.kind, outcome.data, outcome.buffers, kept), self._own_address)
-            if kept:
-                self.hold_for_reply(peer, message.id, kept)
-            peer.tell(encode(Reply(message.id, payload)), *extra)
-
     def peer_lost(self, peer: Peer) -> None:
-        """A process is gone: it holds nothing any more, and what it owned is lost."""
+        """A process is gone, and what it owned is lost."""
         process = peer.identity.process
-        for key in [key for key in self._held_for_reply if key[0] is peer]:
-            self.unpin(self._held_for_reply.pop(key))
-        for export in list(self._exports.values()):
-            export.borrowers.discard(process)
-            self._drop_export(export)
         with self._lock:
             orphans = [ref for key, ref in self._borrowed.items() if owner_of(key) == process]
         for ref in orphans:
             if ref._outcome is None or ref._outcome is ELSEWHERE:
                 self._scope.spawn(self._fail_borrowed(ref))
 
-    # --- inside
-
-    @property
-    def _own_address(self) -> str:
-        return self._scope.hub.identity.address
-
-    def _export_of(self, ref: ObjectRef[Any]) -> _Export:
-        export = self._exports.get(ref.id)
-        if export is None:
-            export = self._exports[ref.id] = _Export(ref)
-        return export
-
-    def _drop_export(self, export: _Export) -> None:
-        if not export.borrowers and export.pins <= 0:
-            self._exports.pop(export.ref.id, None)
-
     def __repr__(self) -> str:
-        return f"<ObjectTable exports={len(self._exports)} borrowed={len(self._borrowed)}>"
+        return f"<Borrows objects={len(self._borrowed)} fetching={len(self._fetching)}>"
 
 
 class _Registration:
     """Waits for the owner's acknowledgement."""
 
-    __slots__ = ("table", "identifier", "future")
+    __slots__ = ("borrows", "identifier", "future")
 
-    def __init__(self, table: ObjectTable, identifier: ObjectId, future: asyncio.Future[None]) -> None:
-        self.table = table
+    def __init__(self, borrows: Borrows, identifier: ObjectId, future: asyncio.Future[None]) -> None:
+        self.borrows = borrows
         self.identifier = identifier
         self.future = future
 
@@ -309,40 +201,32 @@ class _Registration:
     def lost(self, error: ConnectionLost) -> None:
         if not self.future.done():
             self.future.set_result(None)
-        self.table._owner_gone(self.identifier)
+        self.borrows._owner_gone(self.identifier)
 
 
 class _Fetching:
     """Waits for a borrowed value."""
 
-    __slots__ = ("table", "ref", "value", "peer")
+    __slots__ = ("borrows", "ref", "value", "peer")
 
-    def __init__(self, table: ObjectTable, ref: ObjectRef[Any], value: bool, peer: Peer) -> None:
-        self.table = table
+    def __init__(self, borrows: Borrows, ref: ObjectRef[Any], value: bool, peer: Peer) -> None:
+        self.borrows = borrows
         self.ref = ref
         self.value = value
         self.peer = peer
 
     def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
-        self.table._fetching.discard((self.ref.id, self.value))
+        self.borrows._fetching.discard((self.ref.id, self.value))
         if isinstance(message, Exists):
             if self.ref._outcome is None:
                 self.ref._resolve(ELSEWHERE)
         elif isinstance(message, Reply):
             if message.value.refs:
-                self.ref._kept = self.table.take(self.peer, message.id, message.value.refs)
+                self.ref._kept = self.borrows.take(self.peer, message.id, message.value.refs)
             self.ref._resolve(unpack(message.value, parts))
         elif isinstance(message, Failed):
             self.ref._resolve(Failure(partial(decode_failure, message.failure), quiet=True))
 
     def lost(self, error: ConnectionLost) -> None:
-        self.table._fetching.discard((self.ref.id, self.value))
-        self.table._scope.spawn(self.table._fail_borrowed(self.ref))
-
-
-def rebuild_ref(identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:
-    """Unpickles a reference inside a message."""
-    scope = current_import()
-    if scope is None:
-        raise ProtocolError(f"object reference {identifier} can only be unpickled inside a session")
-    return scope.import_ref(identifier, owner_address)  # type: ignore[no-any-return]
+        self.borrows._fetching.discard((self.ref.id, self.value))
+        self.borrows._scope.spawn(self.borrows._fail_borrowed(self.ref))

@@ -1,0 +1,148 @@
+"""The objects of this process that others hold.
+
+An owned reference carries its own value; nothing is recorded for it until it leaves the process. Then an *export* keeps
+it alive for those who hold it: messages under way (pins) and processes that registered (borrowers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from actorlite.errors import ObjectLostError, ProtocolError
+from actorlite.ids import ObjectId, ProcessId
+from actorlite.refs import Failure, ObjectRef
+from actorlite.rpc.hub import Hub
+from actorlite.rpc.peer import Peer
+from actorlite.runtime.payloads import pack
+from actorlite.wire.failures import encode_failure
+from actorlite.wire.messages import Borrow, Exists, Failed, Fetch, Release, Reply, Taken, encode
+from actorlite.wire.serialize import Encoded, current_import
+
+
+class _Export:
+    """An owned reference that others hold."""
+
+    __slots__ = ("ref", "borrowers", "pins")
+
+    def __init__(self, ref: ObjectRef[Any]) -> None:
+        self.ref = ref
+        self.borrowers: set[ProcessId] = set()
+        self.pins = 0
+
+
+class Exports:
+    """On the loop only, but for `export` and `find`."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._exports: dict[ObjectId, _Export] = {}
+        self._held_for_reply: dict[tuple[Peer, int], Sequence[object]] = {}
+
+    def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:
+        """How a message rebuilds the reference. The sender must `pin` it until the receiver has registered."""
+        return rebuild_ref, (ref.id, ref.owner_address or self._hub.identity.address)
+
+    def pin(self, handles: Iterable[object]) -> None:
+        """A message with these references is under way. On the loop."""
+        for ref in handles:
+            if isinstance(ref, ObjectRef) and not ref.owner_address:
+                self._export_of(ref).pins += 1
+
+    def unpin(self, handles: Iterable[object]) -> None:
+        """The message has arrived and its receiver has registered, or it never will."""
+        for ref in handles:
+            if isinstance(ref, ObjectRef) and not ref.owner_address:
+                export = self._exports.get(ref.id)
+                if export is not None:
+                    export.pins -= 1
+                    self._drop(export)
+
+    def hold_for_reply(self, peer: Peer, call: int, handles: Sequence[object]) -> None:
+        """A reply with these references goes to `peer`: hold them until it says `Taken`."""
+        self.pin(handles)
+        self._held_for_reply[peer, call] = handles
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether other processes hold objects that this one owns."""
+        return bool(self._exports or self._held_for_reply)
+
+    def find(self, identifier: ObjectId) -> ObjectRef[Any]:
+        """An own reference that came back. Raises `ObjectLostError`."""
+        export = self._exports.get(identifier)
+        if export is None:
+            raise ObjectLostError(f"object {identifier} came back to its owner after everybody had let it go")
+        return export.ref
+
+    # --- handlers of messages
+
+    def borrow(self, peer: Peer, message: Borrow, parts: Sequence[memoryview]) -> None:
+        export = self._exports.get(message.object)
+        if export is not None:
+            export.borrowers.add(peer.identity.process)
+        peer.tell(encode(Exists(message.id)))
+
+    def release(self, peer: Peer, message: Release, parts: Sequence[memoryview]) -> None:
+        export = self._exports.get(message.object)
+        if export is not None:
+            export.borrowers.discard(peer.identity.process)
+            self._drop(export)
+
+    def taken(self, peer: Peer, message: Taken, parts: Sequence[memoryview]) -> None:
+        handles = self._held_for_reply.pop((peer, message.id), None)
+        if handles is not None:
+            self.unpin(handles)
+
+    def fetch(self, peer: Peer, message: Fetch, parts: Sequence[memoryview]) -> None:
+        export = self._exports.get(message.object)
+        if export is None:
+            error = ObjectLostError(f"object {message.object} is gone: nobody held a reference when it was asked for")
+            peer.tell(encode(Failed(message.id, encode_failure(error, "owner"))))
+            return
+        export.ref._subscribe_waker(partial(self._answer, peer, message, export.ref), value=False)
+
+    def _answer(self, peer: Peer, message: Fetch, ref: ObjectRef[Any]) -> None:
+        outcome = ref._outcome
+        if not message.value:
+            peer.tell(encode(Exists(message.id)))
+        elif isinstance(outcome, Failure):
+            peer.tell(encode(Failed(message.id, encode_failure(outcome.exception(), "owner"))))
+        else:
+            kept = ref._kept or ()
+            payload, extra = pack(
+                Encoded(outcome.kind, outcome.data, outcome.buffers, kept), self._hub.identity.address
+            )
+            if kept:
+                self.hold_for_reply(peer, message.id, kept)
+            peer.tell(encode(Reply(message.id, payload)), *extra)
+
+    def peer_lost(self, peer: Peer) -> None:
+        """A process is gone: it holds nothing any more."""
+        for key in [key for key in self._held_for_reply if key[0] is peer]:
+            self.unpin(self._held_for_reply.pop(key))
+        for export in list(self._exports.values()):
+            export.borrowers.discard(peer.identity.process)
+            self._drop(export)
+
+    def _export_of(self, ref: ObjectRef[Any]) -> _Export:
+        export = self._exports.get(ref.id)
+        if export is None:
+            export = self._exports[ref.id] = _Export(ref)
+        return export
+
+    def _drop(self, export: _Export) -> None:
+        if not export.borrowers and export.pins <= 0:
+            self._exports.pop(export.ref.id, None)
+
+    def __repr__(self) -> str:
+        return f"<Exports objects={len(self._exports)} held_for_reply={len(self._held_for_reply)}>"
+
+
+def rebuild_ref(identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:
+    """Unpickles a reference inside a message."""
+    scope = current_import()
+    if scope is None:
+        raise ProtocolError(f"object reference {identifier} can only be unpickled inside a session")
+    return scope.import_ref(identifier, owner_address)  # type: ignore[no-any-return]
