@@ -66,15 +66,15 @@ def status(address: str | None) -> None:
     found = _run(shared_node.status(_place(address)))
     console = Console(highlight=False)
     console.print(f"node     pid {found['pid']}, address {found['address']}")
-    console.print(f"CPU      {found['num_cpus'] - found['cpus_free']:g} of {found['num_cpus']:g} leased")
+    console.print(f"CPU      {found['num_cpus'] - found['free_cpus']:g} of {found['num_cpus']:g} leased")
     console.print(f"waiting  {found['waiting']} lease requests")
     console.print(f"jobs     {', '.join(found['jobs']) or 'none'}")
     if not found["workers"]:
         console.print("workers  none")
         return
     table = Table("worker", "pid", "used for", box=None, pad_edge=False)
-    for process, pid, use in found["workers"]:
-        table.add_row(process, str(pid), use)
+    for worker in found["workers"]:
+        table.add_row(worker["process"], str(worker["pid"]), worker["use"])
     console.print(table)
 
 

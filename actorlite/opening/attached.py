@@ -20,7 +20,7 @@ from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
 from actorlite.transport import Address, scheme_of
-from actorlite.wire.messages import Identity, NodeInfo, StopNode
+from actorlite.wire.messages import Ending, Identity, NodeInfo, StopNode
 
 
 async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
@@ -47,7 +47,10 @@ async def _visit(address: Address) -> AsyncIterator[tuple[Hub, Peer]]:
         raise ConnectFailed(f"{address} is not a node of this host: write uds:///path/node.sock")
     entropy = SystemEntropy()
     process = process_id(entropy.token_bytes(PROCESS_ID_BYTES))
-    hub = Hub(Identity(process, "visitor", "", os.getpid(), PYTHON), read_token(address), entropy, Handlers())
+    handlers = Handlers()
+    # A node that ends says so to everybody; a visitor has asked for it, or is about to leave.
+    handlers.on_messages({Ending: lambda peer, message, parts: None})
+    hub = Hub(Identity(process, "visitor", "", os.getpid(), PYTHON), read_token(address), entropy, handlers)
     try:
         yield hub, await hub.connect(address)
     finally:

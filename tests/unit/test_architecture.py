@@ -25,10 +25,12 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "worker node control",
         "api task actor placement sync session inspection observe",
         "__init__",
-        "cli commands shared_node daemon testing __main__",
+        "opening cli commands shared_node daemon testing __main__",
     )
 )
-FOLDERS = frozenset({"wire", "state", "rpc", "store", "runtime_env", "runtime", "worker", "node", "control", "testing"})
+FOLDERS = frozenset(
+    {"wire", "state", "rpc", "store", "runtime_env", "runtime", "worker", "node", "control", "opening", "testing"}
+)
 PURE_FOLDERS = frozenset({"wire", "state"})
 IMPURE_MODULES = frozenset({"asyncio", "socket", "time", "random", "os", "logging"})
 SEAM = frozenset({"actorlite.transport", "actorlite.errors", "actorlite.wire.framing"})
