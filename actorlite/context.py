@@ -41,6 +41,7 @@ class ActorLink(Protocol):
     @property
     def state(self) -> str:
         """A word of `state/actors.py`: `"PENDING_CREATION"`, `"ALIVE"`, `"DEAD"`, ..."""
+        ...
 
     def call(self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
         """Submit; returns an `ObjectRef` (a list of them for `num_returns` above 1, None for 0)."""
@@ -73,17 +74,21 @@ class Runtime(Protocol):
     @property
     def address(self) -> str:
         """The address the session was opened with, as shown to users."""
+        ...
 
     @property
     def shut_down(self) -> Callable[[], Awaitable[None]] | None:
         """Shuts the driver's session down; None in a worker."""
+        ...
 
     @property
     def closing(self) -> bool:
         """Whether the session was shut down, or is being shut down."""
+        ...
 
     def in_loop(self) -> bool:
         """Whether the calling thread is the one that runs this runtime's loop."""
+        ...
 
     # tasks
     def submit(self, definition: FunctionDefinition, args: Args, kwargs: Kwargs, options: TaskOptions) -> Any: ...
@@ -102,9 +107,11 @@ class Runtime(Protocol):
 
     def export_actor(self, link: ActorLink) -> tuple[Any, ...]:
         """What another process needs to reach the actor: plain picklable data."""
+        ...
 
     def import_actor(self, data: tuple[Any, ...], definition: ActorDefinition) -> ActorLink:
         """The link to an actor that `export_actor` described elsewhere."""
+        ...
 
     # objects
     async def put(self, value: Any) -> ObjectRef[Any]: ...
@@ -114,11 +121,12 @@ class Runtime(Protocol):
     def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
         """Start to fetch a reference owned by another process (`value`), or only its readiness. From any thread."""
 
-    def unwrap(self, encoded: Any) -> Any:
+    def unwrap(self, outcome: Any) -> Any:
         """Decode a value, or raise the error that it carries."""
 
     def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:
         """How the reference is rebuilt in the process that receives it (as `__reduce__` says it)."""
+        ...
 
 
 class CallScope(Protocol):
@@ -130,6 +138,7 @@ class CallScope(Protocol):
     @property
     def chain(self) -> tuple[Any, ...]:
         """The structured calls that wait for this one, outermost first."""
+        ...
 
     def enter_wait(self) -> None:
         """The call blocks in `get`, `wait` or `await ref`: its CPU goes back to the node. From any thread."""

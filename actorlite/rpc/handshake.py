@@ -41,9 +41,9 @@ class Handshake:
         self.identity = identity
         self.peer: Identity | None = None
         self.done = False
+        self.connecting = connecting
         self._token = token
         self._nonce = entropy.token_bytes(NONCE_BYTES)
-        self._connecting = connecting
         self._expected_proof = b""
 
     def start(self) -> bytes:
@@ -52,20 +52,22 @@ class Handshake:
 
     def receive(self, data: Buffer) -> bytes | None:
         """Take one message; return the answer, if any. Raises what ends the connection; see `refusal`."""
+        if self.done:
+            raise ProtocolError("a handshake message after the handshake")
         try:
             message = decode_handshake(data)
         except DecodeError as error:
             raise ProtocolError(f"not a handshake message: {error}") from None
         match message:
-            case Hello() if not self._connecting and self.peer is None:
+            case Hello() if not self.connecting and self.peer is None:
                 return self._challenge(message)
-            case Challenge() if self._connecting and self.peer is None:
+            case Challenge() if self.connecting and self.peer is None:
                 return self._prove(message)
-            case Proof() if not self._connecting and self.peer is not None:
+            case Proof() if not self.connecting and self.peer is not None:
                 self._check(message.proof)
                 self.done = True
                 return encode(Welcome())
-            case Welcome() if self._connecting and self.peer is not None:
+            case Welcome() if self.connecting and self.peer is not None:
                 self.done = True
                 return None
             case Refused():
@@ -75,7 +77,7 @@ class Handshake:
 
     def refusal(self, error: TransportError) -> bytes | None:
         """What to tell the peer about an error raised by `receive`; the connecting side tells nothing."""
-        if self._connecting:
+        if self.connecting:
             return None
         return encode(Refused("version" if isinstance(error, VersionMismatch) else "authentication", str(error)))
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 from collections.abc import Callable
 
-from actorlite.errors import AuthenticationError, ConnectFailed, ConnectionLost, SessionClosedError
+from actorlite.errors import AuthenticationError, ConnectFailed, ConnectionLost, Outcome, SessionClosedError
 from actorlite.host import Entropy
 from actorlite.ids import ProcessId
 from actorlite.rpc.handshake import Handshake
@@ -102,7 +102,6 @@ class Hub:
             async with asyncio.timeout(HANDSHAKE_S):
                 peer.attach(await self._transport(address).connect(address, peer))
                 self._all.add(peer)
-                peer.start()
                 await peer.opened
         except TimeoutError:
             await peer.aclose()
@@ -110,6 +109,9 @@ class Hub:
         except BaseException:
             await peer.aclose()
             raise
+        if not peer.is_open:
+            # Lost between the end of the handshake and now: it must not be handed out again and again.
+            raise ConnectionLost(f"the connection to {address} was lost at once", outcome=Outcome.NOT_EXECUTED)
         self._by_address.setdefault(address, peer)
         return peer
 

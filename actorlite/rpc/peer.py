@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import actorlite.errors as errors
@@ -18,6 +18,7 @@ from actorlite.rpc.handshake import MAX_HANDSHAKE_BYTES, Handshake
 from actorlite.transport import Address, Buffer, Connection
 from actorlite.wire.messages import (
     Cancel,
+    Credit,
     DecodeError,
     Exists,
     Failed,
@@ -50,7 +51,17 @@ class Pending(Protocol):
         """The answer; once. For a stream, called for each `StreamItem` too."""
 
     def lost(self, error: ConnectionLost) -> None:
-        """The connection ended first; once, instead of `answered`. `error.outcome` says whether the work may have run."""
+        """The connection ended first; once, instead of the answer. `error.outcome`: may the work have run?"""
+
+
+class Credited(Protocol):
+    """A stream of items to the peer, which says how many it has room for."""
+
+    def credit(self, items: int) -> None:
+        """The receiver has room for `items` more."""
+
+    def lost(self, error: ConnectionLost) -> None:
+        """The connection ended first; once."""
 
 
 MessageHandler = Callable[["Peer", Any, Sequence[memoryview]], None]
@@ -89,6 +100,8 @@ class Peer:
         """Digests of the code that this peer has been sent."""
         self.inbound: dict[int, Any] = {}
         """The peer's calls that this process has not answered yet, for the callee's side."""
+        self.streams: dict[int, Credited] = {}
+        """Those of them that are being answered item by item."""
         self._loop = loop
         self._handlers = handlers
         self._handshake: Handshake | None = handshake
@@ -105,12 +118,10 @@ class Peer:
     # --- life
 
     def attach(self, connection: Connection) -> None:
-        """The connection that this is the sink of; the connecting side starts the handshake."""
+        """The connection that this is the sink of; the connecting side begins the handshake with it."""
         self._connection = connection
-
-    def start(self) -> None:
-        assert self._handshake is not None and self._connection is not None
-        self._connection.send(self._handshake.start())
+        if self._handshake is not None and self._handshake.connecting:
+            connection.send(self._handshake.start())
 
     @property
     def identity(self) -> Identity:
@@ -163,7 +174,7 @@ class Peer:
 
     def call(self, id: int, pending: Pending, *parts: Buffer) -> None:
         """One message with an answer under `id`. Raises `ConnectionLost` when surely nothing was sent."""
-        if len(self._pending) >= MAX_UNANSWERED:
+        if self._deferred or len(self._pending) >= MAX_UNANSWERED:
             self._deferred.append((id, pending, parts))
             return
         self.send(*parts)
@@ -188,10 +199,10 @@ class Peer:
             response = await pending.future
         except asyncio.CancelledError:
             self._pending.pop(id, None)
+            self._send_deferred()
             raise
-        if response.error:
-            kind = getattr(errors, response.error_kind, ActorliteError)
-            raise kind(response.error)
+        if response.error_kind:
+            raise _error_of(response)
         return response.body
 
     # --- receiving (the Sink)
@@ -215,6 +226,10 @@ class Peer:
             pending = self._pending.get(message.id)
             if pending is not None:
                 pending.answered(message, parts)
+        elif kind is Credit:
+            stream = self.streams.get(message.id)
+            if stream is not None:
+                stream.credit(message.items)
         elif kind is Request:
             self._serve(message)
         else:
@@ -229,11 +244,10 @@ class Peer:
         lost = error or ConnectionLost(f"the connection to {self.address} was closed here")
         pending, self._pending = self._pending, {}
         deferred, self._deferred = self._deferred, deque()
-        for each in pending.values():
-            each.lost(lost)
-        unsent = ConnectionLost(str(lost), outcome=errors.Outcome.NOT_EXECUTED)
-        for _, each, _ in deferred:
-            each.lost(unsent)
+        streams, self.streams = self.streams, {}
+        _tell_lost(pending.values(), lost)
+        _tell_lost((each for _, each, _ in deferred), ConnectionLost(str(lost), outcome=errors.Outcome.NOT_EXECUTED))
+        _tell_lost(streams.values(), lost)
         for task in self._tasks:
             task.cancel()
         if not self.opened.done():
@@ -284,9 +298,13 @@ class Peer:
         self.tell(encode(response))
 
     def _send_deferred(self) -> None:
-        while self._deferred and len(self._pending) < MAX_UNANSWERED and not self._ended:
-            id, pending, parts = self._deferred.popleft()
-            self.send(*parts)
+        while self._deferred and len(self._pending) < MAX_UNANSWERED:
+            id, pending, parts = self._deferred[0]
+            try:
+                self.send(*parts)
+            except ConnectionLost:
+                return  # `closed` follows, and tells those that still wait here
+            self._deferred.popleft()
             self._pending[id] = pending
 
     def _spawn(self, work: Any) -> None:
@@ -310,4 +328,19 @@ class _RequestPending:
             self.future.set_exception(error)
 
 
-__all__ = ["Handlers", "Peer", "Pending"]
+def _error_of(response: Response) -> ActorliteError:
+    kind: Any = getattr(errors, response.error_kind, None)
+    known = isinstance(kind, type) and issubclass(kind, ActorliteError)
+    error: ActorliteError = kind(response.error) if known else ActorliteError(response.error)
+    return error
+
+
+def _tell_lost(waiting: Iterable[Pending | Credited], error: ConnectionLost) -> None:
+    for each in waiting:
+        try:
+            each.lost(error)
+        except Exception:
+            logger.exception("%r failed when it was told of a lost connection; the others are told", each)
+
+
+__all__ = ["Credited", "Handlers", "Peer", "Pending"]

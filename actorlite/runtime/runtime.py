@@ -18,6 +18,7 @@ from actorlite.rpc.peer import Handlers, Peer
 from actorlite.runtime.actors import Link
 from actorlite.runtime.borrows import Borrows
 from actorlite.runtime.code import CodeBook
+from actorlite.runtime.creation import ActorMaker
 from actorlite.runtime.directory import ActorDirectory
 from actorlite.runtime.exports import Exports
 from actorlite.runtime.node_client import NodeClient
@@ -55,6 +56,7 @@ class ProcessRuntime:
         self.borrows = Borrows(self)
         self.code = CodeBook(self)
         self.tasks = TaskSubmitter(self)
+        self.maker = ActorMaker(self)
         self.directory = ActorDirectory(self)
 
     def install(self, handlers: Handlers) -> None:
@@ -140,7 +142,7 @@ class ProcessRuntime:
     def create_actor(
         self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
     ) -> Link:
-        return self.directory.create(definition, args, kwargs, options)
+        return self.maker.create(definition, args, kwargs, options)
 
     async def kill(self, link: Any, *, no_restart: bool) -> None:
         await self.on_own_loop(self.directory.kill(link))

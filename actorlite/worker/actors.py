@@ -15,6 +15,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.signatures import CallShape
 from actorlite.state.mailbox import Mailbox
 from actorlite.wire.messages import ACTOR_DIED, NO_SUCH_ACTOR, CreateActor, Rejected, StopActor, Yes, encode
+from actorlite.worker.constructors import Constructors
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, HostedActor, InboundCall
 
@@ -34,6 +35,7 @@ class ActorShelf:
         self._coroutines: dict[tuple[type[Any], str], bool] = {}
         self._shared_executor: ThreadExecutor | None = None
         self._started: dict[ActorId, set[InboundCall]] = {}
+        self._constructors = Constructors(worker, self._open, self._failed_to_start)
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -58,10 +60,7 @@ class ActorShelf:
         mailbox.limit = 1
         mailbox.offer(call)
         self._started[actor.id] = {call}
-        if call.foreign_slots:
-            self._worker.runner.start_work(call, self._fetch_and_construct(call))
-        else:
-            self._construct(call)
+        self._constructors.start(call)
 
     def arrived(self, peer: Peer, message: Any, parts: Any) -> None:
         """Handler of `ActorCall`."""
@@ -143,52 +142,6 @@ class ActorShelf:
             self._start(following)
 
     # --- constructors
-
-    def _construct(self, call: InboundCall) -> None:
-        actor = call.actor
-        assert actor is not None
-        self._worker.runner.start_plain(call, lambda: self._constructor(call), actor.executor, self._constructed)
-
-    def _constructor(self, call: InboundCall) -> Any:
-        """In the thread: user modules are imported here."""
-        actor = call.actor
-        assert actor is not None
-        cls = actor.cls = self._worker.runtime.code.find(call.message.code)
-
-        def construct(*args: Any, **kwargs: Any) -> None:
-            actor.instance = cls(*args, **kwargs)
-
-        return construct
-
-    async def _fetch_and_construct(self, call: InboundCall) -> None:
-        try:
-            await self._worker.fetch_slots(call)
-        except asyncio.CancelledError:
-            self._constructed(call, call.cancellation())
-        except BaseException as error:
-            self._constructed(call, call.failure(error))
-        else:
-            self._construct(call)
-
-    def _constructed(self, call: InboundCall, answer: Answer) -> None:
-        actor = call.actor
-        assert actor is not None
-        if actor.instance is None:
-            self._failed_to_start(call, answer)
-        elif hasattr(actor.cls, "on_start"):
-            self._worker.runner.start_work(call, self._run_on_start(call, answer))
-        else:
-            self._open(call, answer)
-
-    async def _run_on_start(self, call: InboundCall, answer: Answer) -> None:
-        actor = call.actor
-        assert actor is not None
-        try:
-            await actor.instance.on_start()
-        except BaseException as error:
-            self._failed_to_start(call, call.failure(error))
-        else:
-            self._open(call, answer)
 
     def _open(self, call: InboundCall, answer: Answer) -> None:
         actor = call.actor

@@ -1,0 +1,206 @@
+"""Actors on their way into being: arguments, a worker, the constructor call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from actorlite.definitions import ActorDefinition
+from actorlite.errors import ActorliteError, ActorUnavailableError, ConnectionLost, Outcome
+from actorlite.ids import ActorId, actor_id
+from actorlite.options import ActorOptions
+from actorlite.resources import CPU, actor_request
+from actorlite.rpc.peer import Peer
+from actorlite.runtime.actors import Link, unschedulable
+from actorlite.runtime.calls import Outbound, encode_arguments
+from actorlite.state.actors import ActorEvent
+from actorlite.wire.code import CodeBlob
+from actorlite.wire.failures import decode_failure
+from actorlite.wire.messages import ActorPlace, CreateActor, Failed, Lease, Reply, encode
+
+if TYPE_CHECKING:
+    from actorlite.runtime.runtime import ProcessRuntime
+
+
+class CreationOut(Outbound):
+    """The constructor call of one actor."""
+
+    __slots__ = ("link", "options", "blob", "lease", "maker")
+
+    link: Link
+    options: ActorOptions
+    blob: CodeBlob
+    lease: Lease | None
+    maker: ActorMaker
+
+    @property
+    def shared(self) -> bool:
+        return self.options.process == "shared"
+
+    def arguments_ready(self) -> None:
+        self.maker.place(self)
+
+    def send(self, peer: Peer) -> None:
+        """Send the constructor call, then whatever was called meanwhile. Raises `ConnectionLost`."""
+        if self.ended:
+            return
+        self.runtime.code.ensure_sent(peer, self.blob, self.runtime.hub.identity.address)
+        args, slots, parts = self.compose()
+        options = self.options
+        message = CreateActor(
+            self.number,
+            self.link.id,
+            self.blob.digest,
+            args,
+            options.max_concurrency,
+            self.shared,
+            options.name or "",
+            slots,
+        )
+        self.peer = peer
+        peer.call(self.number, self, encode(message), *parts)
+        identity = peer.identity
+        self.link.place = ActorPlace(identity.process, identity.address, identity.pid)
+        self.link.connected(peer)
+
+    def answered(self, message: Any, parts: Any) -> None:
+        if type(message) is Reply:
+            self.link.happened(ActorEvent.STARTED)
+            self.end(None)
+            return
+        if type(message) is Failed:
+            error = decode_failure(message.failure)
+            notes = "\n".join(getattr(error, "__notes__", ()))
+            text = f"its constructor or on_start raised {type(error).__name__}: {error}\n{notes}"
+        else:
+            text = f"its worker refused it: {message.text}"
+        self.fail(text, init_failed=type(message) is Failed)
+
+    def lost(self, error: ConnectionLost) -> None:
+        self.end(None)  # the loss of the worker is told to the link
+
+    def fail(self, text: str, *, init_failed: bool = False) -> None:
+        self.link.happened(ActorEvent.FAILED, text, init_failed=init_failed)
+        self.maker.give_back(self.link)
+        self.end(None)
+
+
+class ActorMaker:
+    """Creates this process's actors; the directory keeps them."""
+
+    def __init__(self, runtime: ProcessRuntime) -> None:
+        self.runtime = runtime
+        self._leases: dict[ActorId, int] = {}
+        self._creating: dict[ActorId, tuple[CreationOut, asyncio.Task[None]]] = {}
+        self._shared: asyncio.Task[Peer] | None = None
+
+    def create(
+        self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
+    ) -> Link:
+        """The link at once; the rest happens behind it. From any thread. Raises `SerializationError`."""
+        runtime = self.runtime
+        runtime.check_open()
+        blob = runtime.code.blob_of(definition)
+        encoded, dependencies = encode_arguments(args, kwargs)
+        number = next(runtime.hub.numbers)
+        link = Link(runtime, actor_id(runtime.process, number), definition, "", options.max_pending_calls)
+        creation = CreationOut(runtime, number, f"{definition.name}.__init__", None, encoded, dependencies, None)
+        creation.link = link
+        creation.options = options
+        creation.blob = blob
+        creation.lease = None
+        creation.maker = self
+        runtime.directory.created[link.id] = link
+        runtime.post(self._start, creation)
+        return link
+
+    def _start(self, creation: CreationOut) -> None:
+        creation.begin()
+        if not creation.missing:
+            self.place(creation)
+
+    def place(self, creation: CreationOut) -> None:
+        """Find a worker for a creation whose arguments exist."""
+        failure = creation.failed_dependency()
+        if failure is not None:
+            creation.fail(f"an argument of its constructor failed: {failure.exception()!r}", init_failed=True)
+            return
+        shared = self._shared
+        if creation.shared and not creation.options.num_cpus and shared is not None and shared.done():
+            # The hot path of light actors: the job's shared worker is known.
+            if not shared.cancelled() and shared.exception() is None and shared.result().is_open:
+                creation.send(shared.result())
+                return
+        link = creation.link
+        task = self.runtime.spawn(self._create(creation))
+        self._creating[link.id] = (creation, task)
+        task.add_done_callback(lambda _: self._creating.pop(link.id, None))
+
+    async def _create(self, creation: CreationOut) -> None:
+        try:
+            if creation.shared and not creation.options.num_cpus:
+                peer = await self._shared_worker()
+            else:
+                peer = await self._lease_worker(creation)
+            creation.send(peer)
+        except ActorliteError as error:
+            error = unschedulable(error)
+            creation.fail(f"no worker could be had ({type(error).__name__}): {error}")
+        except asyncio.CancelledError:
+            self.give_back(creation.link)
+            creation.end(None)
+            raise
+
+    async def _lease_worker(self, creation: CreationOut) -> Peer:
+        runtime = self.runtime
+        runtime.reclaim()
+        request = actor_request(creation.options.num_cpus)
+        needs, holds = request.placement.units_of(CPU), request.lifetime.units_of(CPU)
+        purpose = "shared" if creation.shared else "actor"
+        lease = await runtime.node.lease(
+            next(runtime.hub.numbers), needs, holds, purpose, creation.link.definition.name
+        )
+        if lease is None:
+            raise ActorUnavailableError("the request for a worker was withdrawn", outcome=Outcome.NOT_EXECUTED)
+        self._leases[creation.link.id] = lease.lease
+        return await runtime.hub.connect(lease.address)
+
+    async def _shared_worker(self) -> Peer:
+        """The job's worker for light actors; a new one when the last is gone."""
+        task = self._shared
+        if task is not None and task.done():
+            failed = task.cancelled() or task.exception() is not None or not task.result().is_open
+            task = None if failed else task
+        if task is None:
+            task = self._shared = self.runtime.spawn(self._lease_shared())
+        return await asyncio.shield(task)
+
+    async def _lease_shared(self) -> Peer:
+        runtime = self.runtime
+        lease = await runtime.node.lease(next(runtime.hub.numbers), 0, 0, "shared", "light actors")
+        if lease is None:
+            raise ActorUnavailableError("the request for a worker was withdrawn", outcome=Outcome.NOT_EXECUTED)
+        return await runtime.hub.connect(lease.address)
+
+    def give_back(self, link: Link) -> None:
+        """The worker of an actor that failed to start is not clean."""
+        lease = self._leases.pop(link.id, None)
+        if lease is not None:
+            self.runtime.node.return_lease(lease, reuse=False)
+
+    def take_lease(self, link: Link) -> int | None:
+        """The lease of an actor that has ended, or is to end: the caller's to return."""
+        creating = self._creating.get(link.id)
+        if creating is not None:
+            creating[1].cancel()
+        return self._leases.pop(link.id, None)
+
+    def fail_all(self, text: str) -> None:
+        """The session is over: what is not made yet never will be."""
+        for creation, task in list(self._creating.values()):
+            task.cancel()
+            creation.fail(text)
+
+    def __repr__(self) -> str:
+        return f"<ActorMaker creating={len(self._creating)} leases={len(self._leases)}>"
