@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import sys
@@ -153,11 +154,16 @@ def _command(pid: int) -> str:
 
 def _descriptors() -> Iterator[tuple[int, str]]:
     for name in os.listdir("/proc/self/fd"):
-        # The descriptor that lists the directory is closed by now.
-        with contextlib.suppress(FileNotFoundError):
+        # The descriptor that lists the directory is closed by now; other threads close theirs.
+        with contextlib.suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{name}")
-            if target not in _LOOP_DESCRIPTORS:
+            if target not in _LOOP_DESCRIPTORS and not _is_reserve(int(name), target):
                 yield int(name), target
+
+
+def _is_reserve(fd: int, target: str) -> bool:
+    """Whether this is the spare one that uvloop opens with a loop's first stream, for when there are no more."""
+    return target == os.devnull and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
 
 
 def _is_unnamed(fd: int, target: str) -> bool:
