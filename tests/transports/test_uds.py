@@ -354,14 +354,62 @@ def test_a_closed_connection_keeps_nothing_alive(run, directory):
         listener = await listen(directory / "s", sink)
         client_sink = Recorder()
         client = await get_transport("uds://").connect(listener.address, client_sink)
-        gone = weakref.ref(client_sink)
+        sink_gone, connection_gone = weakref.ref(client_sink), weakref.ref(client)
         await client.aclose()
         del client_sink
         await sink.until_closed(by_us=False)
         gc.collect()
-        assert gone() is None
+        assert sink_gone() is None
         with pytest.raises(ConnectionLost, match="closed by this side; nothing was sent"):
             client.send(b"x")
+        del client
+        gc.collect()
+        assert connection_gone() is None
+        await listener.aclose()
+
+    run(main)
+
+
+def test_a_cancelled_aclose_does_not_wait_for_a_peer_that_takes_nothing(run, directory, monkeypatch):
+    monkeypatch.setattr(_stream, "CLOSE_GRACE_S", 1000.0)
+
+    async def main():
+        sink = Recorder()
+        accepted = asyncio.Queue()
+        listener = await uds.UdsTransport().listen(
+            f"uds://{directory}/s", lambda connection: accepted.put_nowait(connection) or sink
+        )
+        with socket.socket(socket.AF_UNIX) as deaf:
+            deaf.connect(f"{directory}/s")
+            server = await accepted.get()
+            server.send(bytes(4 * 2**20))
+            closing = asyncio.ensure_future(server.aclose())
+            await asyncio.sleep(0)
+            closing.cancel()
+            await sink.until_closed(by_us=True)
+            assert closing.cancelled()
+        await listener.aclose()
+
+    run(main)
+
+
+def test_the_peers_end_of_stream_ends_the_connection_whatever_is_unsent(run, directory):
+    async def main():
+        sink = Recorder()
+        accepted = asyncio.Queue()
+        listener = await uds.UdsTransport().listen(
+            f"uds://{directory}/s", lambda connection: accepted.put_nowait(connection) or sink
+        )
+        with socket.socket(socket.AF_UNIX) as deaf:
+            deaf.connect(f"{directory}/s")
+            server = await accepted.get()
+            server.send(bytes(4 * 2**20))
+            draining = asyncio.ensure_future(server.drain())
+            await asyncio.sleep(0)
+            deaf.shutdown(socket.SHUT_WR)
+            await sink.until_closed(by_us=False)
+            with pytest.raises(ConnectionLost, match="closed by peer"):
+                await draining
         await listener.aclose()
 
     run(main)
