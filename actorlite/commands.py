@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from actorlite import shared_node
 from actorlite.errors import ActorliteError
 
 T = TypeVar("T")
+WIDTH_WHEN_PIPED = 500
 
 address_option = click.option(
     "--address",
@@ -64,18 +66,18 @@ def stop(address: str | None) -> None:
 def status(address: str | None) -> None:
     """Show the node daemon, its workers and what is leased."""
     found = _run(shared_node.status(_place(address)))
-    console = Console(highlight=False)
-    console.print(f"node     pid {found['pid']}, address {found['address']}")
-    console.print(f"CPU      {found['num_cpus'] - found['free_cpus']:g} of {found['num_cpus']:g} leased")
-    console.print(f"waiting  {found['waiting']} lease requests")
-    console.print(f"jobs     {', '.join(found['jobs']) or 'none'}")
+    click.echo(f"node     pid {found['pid']}, address {found['address']}")
+    click.echo(f"CPU      {found['num_cpus'] - found['free_cpus']:g} of {found['num_cpus']:g} leased")
+    click.echo(f"waiting  {found['waiting']} lease requests")
+    click.echo(f"jobs     {', '.join(found['jobs']) or 'none'}")
     if not found["workers"]:
-        console.print("workers  none")
+        click.echo("workers  none")
         return
     table = Table("worker", "pid", "used for", box=None, pad_edge=False)
     for worker in found["workers"]:
         table.add_row(worker["process"], str(worker["pid"]), worker["use"])
-    console.print(table)
+    # Piped into another program, a line stays a line.
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WHEN_PIPED).print(table)
 
 
 async def _until_stopped(place: shared_node.Place, wanted: shared_node.Wanted) -> str:

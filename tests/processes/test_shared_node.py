@@ -63,7 +63,7 @@ def done(*arguments: str) -> str:
 def refused(*arguments: str) -> str:
     result = actorlite(*arguments)
     assert result.returncode == 1, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("Error: ")
     return result.stderr
 
 

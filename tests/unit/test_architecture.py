@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -359,6 +360,12 @@ def test_every_module_keeps_the_rule(rule: Callable[[Module], Iterable[Finding]]
 
 def test_there_are_no_import_cycles() -> None:
     assert cycles(_modules()) == []
+
+
+def test_the_documentation_shows_the_same_layers() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    shown = re.findall(r"^(\d)  ([\w ]+)$", text, re.M)
+    assert [(int(number), frozenset(names.split())) for number, names in shown] == list(enumerate(LAYERS))
 
 
 def test_every_allowance_is_needed_and_has_a_reason() -> None:
