@@ -72,8 +72,11 @@ class LeaseDesk:
         try:
             return await future
         except asyncio.CancelledError:
-            if not self.table.withdraw(number):
+            granted = self.table.withdraw(number)
+            if granted is None:
                 self._release(number)
+            else:
+                self._grant(granted)
             raise
         finally:
             self._grants.pop(number, None)
@@ -106,8 +109,10 @@ class LeaseDesk:
     def withdraw(self, peer: Peer, message: WithdrawLeases, parts: Sequence[memoryview]) -> None:
         for ticket in message.tickets:
             number = self._tickets.get((peer, ticket))
-            if number is not None and self.table.withdraw(number):
+            granted = self.table.withdraw(number) if number is not None else None
+            if number is not None and granted is not None:
                 self._grants[number].set_result(False)
+                self._grant(granted)
 
     def blocked(self, peer: Peer, message: Blocked, parts: Sequence[memoryview]) -> None:
         record = self._workers.records.get(peer.identity.process)

@@ -49,9 +49,11 @@ class LeaseTable:
         self.waiting[request.number] = request
         return self._grant()
 
-    def withdraw(self, number: int) -> bool:
-        """Forget a request that was not granted yet."""
-        return self.waiting.pop(number, None) is not None
+    def withdraw(self, number: int) -> list[LeaseRequest] | None:
+        """Forget a request; returns the requests granted now, or None when it was not waiting (any more)."""
+        if self.waiting.pop(number, None) is None:
+            return None
+        return self._grant()
 
     def release(self, number: int) -> list[LeaseRequest]:
         """Return a lease; idempotent. Returns the requests granted now."""
@@ -83,7 +85,7 @@ class LeaseTable:
         for number in [n for n, request in self.waiting.items() if request.owner == owner]:
             del self.waiting[number]
         lost = [lease for lease in self.held.values() if lease.owner == owner]
-        granted: list[LeaseRequest] = []
+        granted = self._grant()
         for lease in lost:
             granted += self.release(lease.number)
         return lost, granted

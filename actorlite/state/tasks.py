@@ -71,8 +71,11 @@ class TaskPool(Generic[T]):
         worker = self.leases.get(lease)
         if worker is None or task not in worker.in_flight:
             return
-        took = now - worker.since
+        ran = next(iter(worker.in_flight)) == task
         del worker.in_flight[task]
+        if not ran:
+            return  # it was taken out of the worker's queue, which says nothing about how long tasks take
+        took = now - worker.since
         worker.since = now
         if took < SHORT_S:
             self.depth = min(MAX_DEPTH, self.depth * 2)
