@@ -54,6 +54,7 @@ class Borrows:
         self._borrowed: WeakValueDictionary[ObjectId, ObjectRef[Any]] = WeakValueDictionary()
         self._watchers: dict[ObjectId, ReferenceType[ObjectRef[Any]]] = {}
         self._dropped: deque[tuple[ObjectId, str]] = deque()
+        self._release_due = False
         self._fetching: set[tuple[ObjectId, bool]] = set()
         self._unregistered: set[asyncio.Future[None]] = set()
         """Registrations with owners that were not acknowledged yet."""
@@ -112,7 +113,10 @@ class Borrows:
             future.set_result(None)
             self._owner_gone(identifier)
         else:
-            self._send_borrow(peer, identifier, future)
+            if identifier in self._borrowed:
+                self._send_borrow(peer, identifier, future)
+            else:
+                future.set_result(None)  # let go meanwhile: registering now would hold it for ever
 
     def _send_borrow(self, peer: Peer, identifier: ObjectId, future: asyncio.Future[None]) -> None:
         number = next(self._scope.hub.numbers)
@@ -134,10 +138,13 @@ class Borrows:
     def _on_dropped(self, identifier: ObjectId, owner_address: str, _: Any) -> None:
         # Runs anywhere, also inside the collector: only note it, and let the loop do the rest.
         self._dropped.append((identifier, owner_address))
-        if len(self._dropped) == 1 and not self._scope.loop.is_closed():
+        if not self._release_due and not self._scope.loop.is_closed():
+            self._release_due = True
             self._scope.loop.call_soon_threadsafe(self._release_dropped)
 
     def _release_dropped(self) -> None:
+        # Cleared first: what is dropped from now on, on another thread, wakes the loop again.
+        self._release_due = False
         while self._dropped:
             identifier, owner_address = self._dropped.popleft()
             with self._lock:

@@ -61,6 +61,8 @@ class Exports:
 
     def hold_for_reply(self, peer: Peer, call: int, handles: Sequence[object]) -> None:
         """A reply with these references goes to `peer`: hold them until it says `Taken`."""
+        if not peer.is_open:
+            return  # nobody would ever let them go
         self.pin(handles)
         self._held_for_reply[peer, call] = handles
 
