@@ -78,6 +78,14 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Who parsed a batch, and whether somebody died trying to."""
+
+    worker_pid: int
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
 class ParsedFile:
     """One file as the index keeps it. Lines are numbered from 1."""
 
@@ -99,7 +107,7 @@ class Batch:
     definitions: list[tuple[int, str, str]]
     words: dict[str, list[int]]
     summary: Summary
-    worker_pid: int
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -195,7 +203,7 @@ def parse_file(path: str, data: bytes) -> ParsedFile:
     return ParsedFile(path, text, len(data), definitions, words, problem)
 
 
-def pack_batch(parsed: Sequence[ParsedFile], worker_pid: int) -> Batch:
+def pack_batch(parsed: Sequence[ParsedFile], origin: Origin) -> Batch:
     """Join files into one batch, renumbering their lines."""
     files: list[tuple[str, int, bytes]] = []
     definitions: list[tuple[int, str, str]] = []
@@ -216,7 +224,7 @@ def pack_batch(parsed: Sequence[ParsedFile], worker_pid: int) -> Batch:
         postings=sum(map(len, words.values())),
         problems=tuple(f"{file.path}: {file.problem}" for file in parsed if file.problem),
     )
-    return Batch(files, definitions, words, summary, worker_pid)
+    return Batch(files, definitions, words, summary, origin)
 
 
 def parse_query(text: str) -> Query:
@@ -245,7 +253,7 @@ def parse_batch(root: str, paths: list[str]) -> Batch:
             parsed.append(parse_file(path, Path(root, path).read_bytes()))
         except OSError as error:
             parsed.append(ParsedFile(path, "", 0, [], {}, f"not readable: {error.strerror}"))
-    return pack_batch(parsed, os.getpid())
+    return pack_batch(parsed, Origin(os.getpid(), al.runtime_context().attempt or 0))
 
 
 class Shard(al.Actor):
@@ -260,8 +268,8 @@ class Shard(al.Actor):
         self._definitions: dict[int, tuple[tuple[str, str], ...]] = {}
 
     @al.method
-    def add(self, batch: Batch) -> tuple[Summary, int]:
-        """Take a batch in; returns its size and the process that parsed it."""
+    def add(self, batch: Batch) -> tuple[Summary, Origin]:
+        """Take a batch in; returns its size and where it came from."""
         start = self._line_count
         for path, line_count, packed in batch.files:
             self._files.append((path, packed))
@@ -275,7 +283,7 @@ class Shard(al.Actor):
         for line, kind, name in batch.definitions:
             self._definitions[start + line] = (*self._definitions.get(start + line, ()), (kind, name))
             self._lines_defining.setdefault(name.rpartition(".")[2], []).append(start + line)
-        return batch.summary, batch.worker_pid
+        return batch.summary, batch.origin
 
     @al.method
     def words(self) -> set[str]:
@@ -345,8 +353,8 @@ class CodeIndex:
         return {**dataclasses.asdict(self.size), "distinct_words": self.distinct_words, "shards": len(self.shards)}
 
 
-OnBatch = Callable[[int, int, int], None]
-"""Called with files done, files in all, and the pid that parsed the latest batch."""
+OnBatch = Callable[[int, int, Origin], None]
+"""Called with files done, files in all, and where the latest batch came from."""
 
 
 async def build_index(settings: Settings, on_batch: OnBatch) -> CodeIndex:
@@ -356,13 +364,13 @@ async def build_index(settings: Settings, on_batch: OnBatch) -> CodeIndex:
     shards = [Shard.remote() for _ in range(settings.shards)]
     size = Summary()
     ahead = max(8, 2 * (os.cpu_count() or 1))
-    adding: list[al.ObjectRef[tuple[Summary, int]]] = []
+    adding: list[al.ObjectRef[tuple[Summary, Origin]]] = []
 
-    async def take(added: al.ObjectRef[tuple[Summary, int]]) -> None:
+    async def take(added: al.ObjectRef[tuple[Summary, Origin]]) -> None:
         nonlocal size
-        summary, worker_pid = await added
+        summary, origin = await added
         size += summary
-        on_batch(size.files, len(paths), worker_pid)
+        on_batch(size.files, len(paths), origin)
 
     for number, start in enumerate(range(0, len(paths), settings.batch_files)):
         if len(adding) >= ahead:
@@ -430,15 +438,17 @@ class Progress:
 
     def __init__(self, *, kill_a_worker: bool) -> None:
         self.kill_a_worker = kill_a_worker
+        self.parsed_again = 0
         self._draws = sys.stderr.isatty()
 
-    def __call__(self, done: int, total: int, worker_pid: int) -> None:
+    def __call__(self, done: int, total: int, origin: Origin) -> None:
+        self.parsed_again += origin.attempt > 0
         if self.kill_a_worker and 3 * done >= total:
             # The worker may have ended by itself: then the next batch names another one.
             with contextlib.suppress(ProcessLookupError):
-                os.kill(worker_pid, signal.SIGKILL)
+                os.kill(origin.worker_pid, signal.SIGKILL)
                 self.kill_a_worker = False
-                self._say(f"killed worker {worker_pid} (SIGKILL) with {done} of {total} files indexed\n")
+                self._say(f"killed worker {origin.worker_pid} (SIGKILL) with {done} of {total} files indexed\n")
         if self._draws:
             self._say(f"[{'#' * (40 * done // total):.<40}] {done}/{total} files" + "\n" * (done == total))
 
@@ -527,12 +537,19 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # sources hold characters that a terminal may not have
     settings = Settings(options.root, options.address, options.num_cpus, options.shards, options.batch_files)
     progress = Progress(kill_a_worker=options.kill_a_worker)
-    if options.serve:
-        asyncio.run(serve(settings, progress, options.host, options.port))
-    else:
-        asyncio.run(ask(settings, progress, queries, options.limit, as_json=options.json))
+    try:
+        if options.serve:
+            asyncio.run(serve(settings, progress, options.host, options.port))
+        else:
+            asyncio.run(ask(settings, progress, queries, options.limit, as_json=options.json))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (al.errors.ConnectFailed, al.errors.NodeStartError) as error:
+        sys.exit(f"{parser.prog}: {error}")
     if progress.kill_a_worker:
         sys.exit("no worker was killed: the index was finished too soon")
+    if progress.parsed_again:
+        print(f"batches parsed again after a worker died: {progress.parsed_again}", file=sys.stderr)
 
 
 if __name__ == "__main__":

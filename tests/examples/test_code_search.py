@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +93,7 @@ def test_no_content_makes_the_parser_fail(code_search: Any, data: bytes) -> None
 def test_a_batch_renumbers_lines_through_its_files(code_search: Any) -> None:
     first = code_search.parse_file("a.py", b"x = 1\ny = x\n")
     second = code_search.parse_file("b.py", b"x = 2\n")
-    batch = code_search.pack_batch([first, second], worker_pid=7)
+    batch = code_search.pack_batch([first, second], code_search.Origin(7))
     assert batch.words == {"x": [0, 1, 3], "y": [1]}
     assert batch.definitions == [(0, "assignment", "x"), (1, "assignment", "y"), (3, "assignment", "x")]
     assert batch.summary == code_search.Summary(2, 5, 18, 3, 4, ()) == batch.summary + code_search.Summary()
@@ -115,7 +118,7 @@ def test_a_shard_ranks_definitions_first_and_tests_last(code_search: Any, source
     shard = code_search.Shard()  # an ordinary object here
     for name in names:
         parsed = code_search.parse_file(name, (source_tree / name).read_bytes())
-        shard.add(code_search.pack_batch([parsed], 1))
+        shard.add(code_search.pack_batch([parsed], code_search.Origin(1)))
     answer = shard.search(code_search.parse_query("parse"), 4)
     assert [(hit.path, hit.line, hit.defines) for hit in answer.hits] == [
         ("parser.py", 2, "method Parser.parse"),
@@ -170,6 +173,41 @@ def test_no_worker_can_be_killed_in_process(programs: Any, source_tree: Path) ->
     assert "inproc:// has none" in done.stderr
 
 
+def test_draws_a_bar_on_a_terminal_only(programs: Any, source_tree: Path) -> None:
+    ours, theirs = os.openpty()
+    arguments = [sys.executable, programs.path(SCRIPT), *question(source_tree, *SMALL, "--address", "inproc://")]
+    try:
+        done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=True)
+        drawn = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert f"[{'#' * 40}] 31/31 files" in drawn
+    assert json.loads(done.stdout)["stats"]["files"] == 31
+
+
+@pytest.mark.asyncio
+async def test_an_interrupt_while_indexing_ends_it_all(programs: Any) -> None:
+    stdlib = sysconfig.get_paths()["stdlib"]
+    process = programs.start(programs.path(SCRIPT), "--root", stdlib, "--kill-a-worker", "--batch-files", "1")
+    try:
+        async with asyncio.timeout(60):
+            # The line tells that indexing is on its way.
+            assert "killed worker" in await asyncio.to_thread(process.stderr.readline)
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(process.wait) == 130
+        assert (process.stdout.read(), process.stderr.read()) == ("", "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_no_node_at_the_address(programs: Any, source_tree: Path) -> None:
+    done = programs.run(programs.path(SCRIPT), *question(source_tree, "--address", "uds:///nowhere/node.sock"))
+    assert done.returncode == 1
+    assert re.fullmatch(r"code_search\.py: .*/nowhere/node\.sock.*\n", done.stderr)
+
+
 def test_an_empty_query_is_refused_before_indexing(programs: Any, source_tree: Path) -> None:
     done = programs.run(programs.path(SCRIPT), "--root", str(source_tree), "--query", "...")
     assert done.returncode == 2
@@ -194,7 +232,7 @@ def test_the_standard_library_without_arguments(programs: Any, code_search: Any)
 async def test_embedded_in_an_application(code_search: Any, source_tree: Path, address: str) -> None:
     seen: list[tuple[int, int]] = []
     settings = code_search.Settings(source_tree, address, num_cpus=2, shards=2, batch_files=4)
-    app = code_search.build_app(settings, lambda done, total, pid: seen.append((done, total)))
+    app = code_search.build_app(settings, lambda done, total, origin: seen.append((done, total)))
     async with asyncio.timeout(60), TestClient(TestServer(app)) as client:
         assert seen[-1] == (31, 31)
         assert await get(client, "/healthz") == (200, {"status": "ok", "files": 31})
