@@ -106,8 +106,7 @@ class InprocConnection:
         if not self._open or other is None:
             raise ConnectionLost(f"{self._end_text()}; nothing was sent", outcome=Outcome.NOT_EXECUTED)
         views = [memoryview(part) if type(part) is bytes else memoryview(flatten(part)).toreadonly() for part in parts]
-        size = body_bytes(views)
-        other.receive((size, views))
+        other.receive((body_bytes(views), views))
 
     async def drain(self) -> None:
         if self._unsent_bytes() > HIGH_WATER_BYTES:
@@ -124,7 +123,6 @@ class InprocConnection:
             await self._changed.wait()
 
     def receive(self, item: tuple[int, list[memoryview]] | None) -> None:
-        """Called by the other end."""
         if self._ended:
             return
         self._inbox.append(item)
