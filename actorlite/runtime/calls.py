@@ -304,7 +304,7 @@ def make_envelope(
 ) -> Envelope | None:
     """What must go with a call; None for the plain case."""
     trace = current_trace.get()
-    if scope is None and timeout is None and num_returns == 1 and not trace and not structured:
+    if scope is None and timeout is None and num_returns == 1 and not trace and not name and not structured:
         return None
     parent = None
     chain: tuple[Hop, ...] = ()

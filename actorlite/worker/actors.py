@@ -159,8 +159,16 @@ class ActorShelf:
     # --- ends
 
     def withdraw(self, call: InboundCall) -> bool:
-        """Take out a call that has not started."""
-        return call.actor is not None and bool(call.actor.mailbox.withdraw(lambda each: each is call))
+        """Cancel a call that has not started; False when it has."""
+        actor = call.actor
+        assert actor is not None
+        if actor.mailbox.withdraw(lambda each: each is call):
+            self._worker.runner.deliver(call, call.cancellation())
+            return True
+        if call.task is None and call.name != "__init__" and call in self._started.get(actor.id, ()) and call.claim():
+            self._done(call, call.cancellation())
+            return True
+        return False
 
     def creator_lost(self, peer: Peer) -> None:
         """An actor dies with its creator (Ray, A-41)."""

@@ -104,9 +104,8 @@ class Worker:
         if call.cancelled:
             return
         call.cancelled = True
-        if self.tasks.withdraw(call) or self.actors.withdraw(call):
-            self.runner.deliver(call, call.cancellation())
-        elif call.task is not None:
+        withdrawn = self.tasks.withdraw(call) if call.actor is None else self.actors.withdraw(call)
+        if not withdrawn and call.task is not None:
             call.task.cancel()
 
     # --- handlers

@@ -66,7 +66,7 @@ class HostedActor:
 class InboundCall:
     """One call from its arrival to its answer; the `CallScope` of the user code that it runs."""
 
-    __slots__ = ("worker", "peer", "id", "name", "message", "parts", "actor", "task", "cancelled", "fetched")
+    __slots__ = ("worker", "peer", "id", "name", "message", "parts", "actor", "task", "cancelled", "fetched", "_claim")
 
     def __init__(
         self,
@@ -88,6 +88,15 @@ class InboundCall:
         self.cancelled = False
         self.fetched: dict[int | str, Any] | None = None
         """Values of arguments that were given as references owned elsewhere."""
+        self._claim = [None]
+
+    def claim(self) -> bool:
+        """True for the first who asks: the thread that is to run the call, or the loop that takes it back."""
+        try:
+            self._claim.pop()  # atomic, unlike a flag that is tested and set
+        except IndexError:
+            return False
+        return True
 
     @property
     def envelope(self) -> Envelope | None:
@@ -95,11 +104,12 @@ class InboundCall:
 
     @property
     def chainable(self) -> bool:
-        """A plain method without arguments to fetch: it may be queued in the actor's thread."""
+        """Plain code without arguments to fetch: it may be queued in the thread where it runs."""
         actor = self.actor
+        if actor is None:
+            return not self.message.slots and self.worker.tasks.is_plain(self.message.code)
         return (
-            actor is not None
-            and actor.instance is not None
+            actor.instance is not None
             and not self.message.slots
             and self.name != "__init__"
             and not self.worker.actors.is_coroutine(actor, self.name)

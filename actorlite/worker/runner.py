@@ -101,10 +101,9 @@ class Runner:
     # --- in threads
 
     def _run_plain(self, call: InboundCall, find: Callable[[], Callable[..., Any]], done: Done) -> None:
-        if call.cancelled:
-            answer = call.cancellation()
-        else:
-            answer = self.context_for(call).run(self._call_plain, call, find)
+        if not call.claim():
+            return  # the loop took it back, and has answered
+        answer = self.context_for(call).run(self._call_plain, call, find)
         self._ended.append((done, call, answer))
         if not self._wake_up_sent:
             self._wake_up_sent = True

@@ -31,10 +31,11 @@ class TaskLane:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = worker.loop
-        self._mailbox: Mailbox[InboundCall] = Mailbox()
+        self._mailbox: Mailbox[InboundCall] = Mailbox(chain=True)
         self._executor = ThreadExecutor(1, "actorlite-task")
         self._coroutines: dict[bytes, bool] = {}
-        self._running: InboundCall | None = None
+        self._started: dict[InboundCall, None] = {}
+        """The running call, and behind it those that are queued in the thread."""
         self._hand_back_timer: asyncio.TimerHandle | None = None
         self._waiting = 0
         self._blocked_timer: asyncio.TimerHandle | None = None
@@ -42,7 +43,7 @@ class TaskLane:
 
     @property
     def resources(self) -> Mapping[str, float]:
-        return {"CPU": 1.0} if self._running is not None else {}
+        return {"CPU": 1.0} if self._started else {}
 
     def arrived(self, peer: Peer, message: Any, parts: Any) -> None:
         """Handler of `TaskCall`."""
@@ -50,14 +51,26 @@ class TaskLane:
         peer.inbound[call.id] = call
         if self._mailbox.offer(call):
             self._start(call)
-        elif self._lent:
+            if len(self._started) == 1:
+                return
+        if self._lent:
             self._hand_back()
         elif self._hand_back_timer is None:
-            self._hand_back_timer = self._loop.call_later(HAND_BACK_S, self._stuck, self._running)
+            self._hand_back_timer = self._loop.call_later(HAND_BACK_S, self._stuck, self._oldest)
+
+    def is_plain(self, digest: bytes) -> bool:
+        """Whether the code is known here, and no coroutine function."""
+        return self._coroutines.get(digest) is False
 
     def withdraw(self, call: InboundCall) -> bool:
-        """Take out a task that has not started."""
-        return bool(self._mailbox.withdraw(lambda each: each is call))
+        """Cancel a task that has not started; False when it has."""
+        if self._mailbox.withdraw(lambda each: each is call):
+            self._worker.runner.deliver(call, call.cancellation())
+            return True
+        if call.task is None and call in self._started and call.claim():
+            self._done(call, call.cancellation())
+            return True
+        return False
 
     def waits(self, change: int) -> None:
         """The running task begins (1) or ends (-1) to wait for others. From any thread."""
@@ -69,9 +82,9 @@ class TaskLane:
     def peer_lost(self, peer: Peer) -> None:
         """Nobody wants the tasks of a process that is gone."""
         for call in self._mailbox.withdraw(lambda each: each.peer is peer):
-            call.peer.inbound.pop(call.id, None)
-        if self._running is not None and self._running.peer is peer:
-            self._worker.cancel_call(self._running)
+            peer.inbound.pop(call.id, None)
+        for call in [each for each in self._started if each.peer is peer]:
+            self._worker.cancel_call(call)
 
     def close(self) -> None:
         for timer in (self._hand_back_timer, self._blocked_timer):
@@ -82,7 +95,7 @@ class TaskLane:
     # --- running
 
     def _start(self, call: InboundCall) -> None:
-        self._running = call
+        self._started[call] = None
         worker = self._worker
         if call.foreign_slots:
             worker.runner.start_work(call, self._fetch_and_start(call))
@@ -121,9 +134,7 @@ class TaskLane:
     def _built(self, call: InboundCall, answer: Answer | None) -> None:
         if answer is not None:
             self._done(call, answer)
-        elif call.cancelled:
-            self._done(call, call.cancellation())
-        else:
+        elif call in self._started:  # else it was cancelled meanwhile
             self._start_now(call)
 
     async def _fetch_and_start(self, call: InboundCall) -> None:
@@ -141,7 +152,7 @@ class TaskLane:
             self._lent = False
             self._worker.runtime.node.blocked(False)
         self._waiting = 0
-        self._running = None
+        self._started.pop(call, None)
         self._worker.runner.deliver(call, answer)
         for following in self._mailbox.finished(call):
             self._start(following)
@@ -150,17 +161,27 @@ class TaskLane:
 
     def _stuck(self, call: InboundCall | None) -> None:
         self._hand_back_timer = None
-        if self._running is call:
+        if self._oldest is call:
             self._hand_back()
-        elif self._mailbox.waiting:
-            self._hand_back_timer = self._loop.call_later(HAND_BACK_S, self._stuck, self._running)
+        elif self._mailbox.waiting or len(self._started) > 1:
+            self._hand_back_timer = self._loop.call_later(HAND_BACK_S, self._stuck, self._oldest)
+
+    @property
+    def _oldest(self) -> InboundCall | None:
+        return next(iter(self._started), None)
 
     def _hand_back(self) -> None:
-        for call in self._mailbox.withdraw(lambda each: True):
+        """Give everything back that does not run, newest first: the owner puts each at the front of its queue."""
+        behind = [call for call in list(self._started)[1:] if call.task is None and call.claim()]
+        waiting = self._mailbox.withdraw(lambda each: True)
+        for call in reversed([*behind, *waiting]):
             self._worker.runner.deliver(call, call.rejection(HANDED_BACK))
+        for call in behind:
+            del self._started[call]
+            self._mailbox.finished(call)
 
     def _waits(self, change: int) -> None:
-        if self._running is None:
+        if not self._started:
             return
         self._waiting = max(0, self._waiting + change)
         if self._waiting and not self._lent and self._blocked_timer is None:
@@ -177,4 +198,4 @@ class TaskLane:
             self._hand_back()
 
     def __repr__(self) -> str:
-        return f"<TaskLane running={self._running!r} waiting={self._mailbox.waiting} lent={self._lent}>"
+        return f"<TaskLane started={len(self._started)} waiting={self._mailbox.waiting} lent={self._lent}>"
