@@ -85,6 +85,7 @@ class ProcessHandle(Protocol):
 
     async def wait(self) -> ExitReport:
         """How it ended. May be awaited by several, and after the end."""
+        ...
 
     def kill(self) -> None:
         """End it at once, with everything it started. Idempotent."""

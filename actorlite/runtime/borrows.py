@@ -43,6 +43,7 @@ class Scope(Protocol):
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Own a task until it ends."""
+        ...
 
     async def why_died(self, process: ProcessId) -> str: ...
 

@@ -110,9 +110,10 @@ def _variants() -> dict[str, Any]:
     for kind, make in makers.items():
         name = f"_actorlite_{kind}_anyio"
         found[name] = pytest.fixture(name=name)(make())
-        for scope in _LOOP_SCOPES if pytest_asyncio else ():
-            name = f"_actorlite_{kind}_{scope}"
-            found[name] = pytest_asyncio.fixture(loop_scope=scope, name=name)(make())
+        if pytest_asyncio is not None:
+            for scope in _LOOP_SCOPES:
+                name = f"_actorlite_{kind}_{scope}"
+                found[name] = pytest_asyncio.fixture(loop_scope=scope, name=name)(make())
     return found
 
 
