@@ -154,16 +154,20 @@ class ObjectRef(Generic[T_co]):
         scope = current_call.get()
         if scope is not None:
             scope.enter_wait()
+        future = self.future()
         try:
-            return self.future().result(timeout)
+            return future.result(timeout)
         finally:
+            future.cancel()
             if scope is not None:
                 scope.leave_wait()
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A `concurrent.futures.Future` for the value. Cancelling it does not cancel the work."""
         future: concurrent.futures.Future[T_co] = concurrent.futures.Future()
-        self.runtime.loop.call_soon_threadsafe(_Settling(self, future).step)
+        settling = _Settling(self, future)
+        future.add_done_callback(settling.given_up)
+        self.runtime.loop.call_soon_threadsafe(settling.step)
         return future
 
     def add_done_callback(
@@ -379,6 +383,11 @@ class _Settling:
             self.future.set_exception(error)
         else:
             self.future.set_result(value)
+
+    def given_up(self, future: concurrent.futures.Future[Any]) -> None:
+        """Whoever asks again and again with a timeout must not leave a waiter behind each time."""
+        if future.cancelled():
+            self.ref._remove_soon(self.step)
 
 
 def refuse_on_loop(what: str, remedy: str) -> None:
