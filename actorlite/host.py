@@ -47,7 +47,7 @@ class ExitReport:
     """Why, when the host itself knows: "killed by the node", "the zygote died", ..."""
 
     def describe(self) -> str:
-        """One line for humans: `pid 17 was killed by signal 9 (SIGKILL), peak memory 31 MiB; last stderr lines: ...`."""
+        """For humans: `pid 17 was killed by signal 9 (SIGKILL), peak memory 31 MiB; last stderr lines: ...`."""
         how = (
             f"was killed by signal {self.signal}{_signal_name(self.signal)}"
             if self.signal is not None

@@ -204,7 +204,7 @@ class Cancel(_Message, tag=24, frozen=True):
 
 
 class StreamItem(_Message, tag=25, frozen=True):
-    """One item of the streaming answer to call `id`; `index` counts from 0. The stream ends with `Reply` or `Failed`."""
+    """One item of the streamed answer to call `id`; `index` counts from 0. The stream ends with `Reply` or `Failed`."""
 
     id: int
     index: int
