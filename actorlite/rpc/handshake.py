@@ -15,9 +15,9 @@ from actorlite.errors import AuthenticationError, ProtocolError, TransportError,
 from actorlite.host import Entropy
 from actorlite.transport import Buffer
 from actorlite.wire.messages import (
+    DECODE_ERRORS,
     PROTOCOL_VERSION,
     Challenge,
-    DecodeError,
     Hello,
     Identity,
     Proof,
@@ -56,7 +56,7 @@ class Handshake:
             raise ProtocolError("a handshake message after the handshake")
         try:
             message = decode_handshake(data)
-        except DecodeError as error:
+        except DECODE_ERRORS as error:
             raise ProtocolError(f"not a handshake message: {error}") from None
         match message:
             case Hello() if not self.connecting and self.peer is None:

@@ -17,9 +17,9 @@ from actorlite.errors import ActorliteError, ConnectionLost, ProtocolError, Tran
 from actorlite.rpc.handshake import MAX_HANDSHAKE_BYTES, Handshake
 from actorlite.transport import Address, Buffer, Connection
 from actorlite.wire.messages import (
+    DECODE_ERRORS,
     Cancel,
     Credit,
-    DecodeError,
     Exists,
     Failed,
     Identity,
@@ -213,7 +213,7 @@ class Peer:
             return
         try:
             message = decode(parts[0])
-        except DecodeError as error:
+        except DECODE_ERRORS as error:
             raise ProtocolError(f"undecodable message from {self!r}: {error}") from None
         kind = type(message)
         if kind in ANSWERS:

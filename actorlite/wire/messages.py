@@ -457,5 +457,5 @@ Message = (
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode
 decode_handshake = msgspec.msgpack.Decoder(HandshakeMessage).decode
-DecodeError = msgspec.DecodeError
-"""Raised by the decoders for bytes that are no message; `msgspec.ValidationError` is a subclass."""
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the decoders raise for bytes that are no message, broken text and bottomless nesting included."""

@@ -1,0 +1,371 @@
+"""The bytes of every message: a change here is a change of the protocol, and needs a new `PROTOCOL_VERSION`."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actorlite.ids import ActorId, ObjectId
+from actorlite.wire import messages
+from actorlite.wire.messages import (
+    DECODE_ERRORS,
+    ActorCall,
+    ActorPlace,
+    Blocked,
+    Borrow,
+    Cancel,
+    Challenge,
+    CreateActor,
+    Credit,
+    Death,
+    Define,
+    Ending,
+    Envelope,
+    Exists,
+    Failed,
+    Fetch,
+    Hello,
+    Hop,
+    Identity,
+    KillActor,
+    KillWorker,
+    Lease,
+    LeaseWorker,
+    NodeInfo,
+    NodeStatus,
+    Payload,
+    Proof,
+    Reclaim,
+    Refused,
+    RegisterDriver,
+    RegisterWorker,
+    Rejected,
+    Release,
+    Replies,
+    Reply,
+    Request,
+    ResolveActor,
+    Response,
+    Retire,
+    ReturnLease,
+    Slot,
+    Status,
+    StopActor,
+    StopNode,
+    StreamItem,
+    Taken,
+    TaskCall,
+    Welcome,
+    WhyDied,
+    WithdrawLeases,
+    Yes,
+    decode,
+    decode_handshake,
+    encode,
+)
+
+ACTOR = ActorId("0011223344556677-00000000000b")
+OBJECT = ObjectId("0011223344556677-00000000000a")
+ME = Identity("0011223344556677", "worker", "uds:///w", 17, "3.12")
+SMALL = Payload(1, b"\x80")
+BIG = Payload(2, b"", 3, (("0011223344556677-00000000000a", "uds:///o"),))
+ENVELOPE = Envelope(
+    2,
+    1.5,
+    "0011223344556677-000000000001",
+    (Hop("a.m", "0011223344556677-000000000002"),),
+    True,
+    "00-ab-cd-01",
+    "nice",
+    3,
+)
+SLOT = Slot("key", None, ("0011223344556677-00000000000a", "uds:///o"))
+
+GOLDEN = {
+    "hello": (
+        Hello(1, ME, b"nonce"),
+        "94010195b030303131323233333434353536363737a6776f726b6572a87564733a2f2f2f7711a4332e3132c4056e6f6e6365",
+    ),
+    "challenge": (
+        Challenge(ME, b"nonce", b"proof"),
+        "940295b030303131323233333434353536363737a6776f726b6572a87564733a2f2f2f7711a4332e3132c4056e6f6e6365c4"
+        "0570726f6f66",
+    ),
+    "proof": (Proof(b"proof"), "9203c40570726f6f66"),
+    "welcome": (Welcome(), "9104"),
+    "refused": (Refused("version", "too old"), "9305a776657273696f6ea7746f6f206f6c64"),
+    "define": (Define(b"digest", "f", SMALL), "940ac406646967657374a1669401c401800090"),
+    "task call": (TaskCall(7, b"digest", SMALL), "960b07c4066469676573749401c401800090c090"),
+    "task call with everything": (
+        TaskCall(7, b"digest", BIG, ENVELOPE, (Slot(0, SMALL), SLOT)),
+        "960b07c4066469676573749402c400039192bd303031313232333334343535363637372d303030303030303030303061a875"
+        "64733a2f2f2f6f9802cb3ff8000000000000bd303031313232333334343535363637372d3030303030303030303030319192"
+        "a3612e6dbd303031313232333334343535363637372d303030303030303030303032c3ab30302d61622d63642d3031a46e69"
+        "6365039293009401c401800090c093a36b6579c092bd303031313232333334343535363637372d3030303030303030303030"
+        "61a87564733a2f2f2f6f",
+    ),
+    "actor call": (
+        ActorCall(7, ACTOR, "incr", SMALL),
+        "970c07bd303031313232333334343535363637372d303030303030303030303062a4696e63729401c401800090c090",
+    ),
+    "actor call with everything": (
+        ActorCall(7, ACTOR, "incr", BIG, ENVELOPE, (SLOT,)),
+        "970c07bd303031313232333334343535363637372d303030303030303030303062a4696e63729402c400039192bd30303131"
+        "3232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f9802cb3ff8000000000000bd30303131"
+        "3232333334343535363637372d3030303030303030303030319192a3612e6dbd303031313232333334343535363637372d30"
+        "3030303030303030303032c3ab30302d61622d63642d3031a46e696365039193a36b6579c092bd3030313132323333343435"
+        "35363637372d303030303030303030303061a87564733a2f2f2f6f",
+    ),
+    "create actor": (
+        CreateActor(7, ACTOR, b"digest", SMALL),
+        "990d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749401c40180009001c2a090",
+    ),
+    "create actor with everything": (
+        CreateActor(7, ACTOR, b"digest", BIG, 5, True, "name", (SLOT,)),
+        "990d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749402c400039192bd30"
+        "3031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f05c3a46e616d659193a36b6579"
+        "c092bd303031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f",
+    ),
+    "reply": (Reply(7, SMALL), "9314079401c401800090"),
+    "reply with parts": (
+        Reply(7, BIG),
+        "9314079402c400039192bd303031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f",
+    ),
+    "replies": (
+        Replies(7, (SMALL, BIG)),
+        "931507929401c4018000909402c400039192bd303031313232333334343535363637372d303030303030303030303061a875"
+        "64733a2f2f2f6f",
+    ),
+    "failed": (Failed(7, b"failure"), "931607c4076661696c757265"),
+    "rejected": (Rejected(7, "expired"), "941707a765787069726564a0"),
+    "rejected with text": (Rejected(7, "actor died", "why"), "941707aa6163746f722064696564a3776879"),
+    "cancel": (Cancel(7), "921807"),
+    "stream item": (StreamItem(7, 300, SMALL), "941907cd012c9401c401800090"),
+    "credit": (Credit(7, 8), "931a0708"),
+    "taken": (Taken(7), "921b07"),
+    "borrow": (Borrow(7, OBJECT), "931e07bd303031313232333334343535363637372d303030303030303030303061"),
+    "release": (Release(OBJECT), "921fbd303031313232333334343535363637372d303030303030303030303061"),
+    "fetch": (Fetch(7, OBJECT, True), "942007bd303031313232333334343535363637372d303030303030303030303061c3"),
+    "exists": (Exists(7), "922107"),
+    "withdraw leases": (WithdrawLeases((7, 8)), "9268920708"),
+    "reclaim": (Reclaim(), "9169"),
+    "blocked": (Blocked(True), "926ac3"),
+    "ending": (Ending("stopped"), "922aa773746f70706564"),
+    "empty response": (Response(7), "952907c0a0a0"),
+    "failed response": (
+        Response(7, None, "no room", "ActorliteError"),
+        "952907c0a76e6f20726f6f6dae4163746f726c6974654572726f72",
+    ),
+    "register driver": (
+        Request(7, RegisterDriver("job", "space", ("/a", "/b"), "/c")),
+        "9328079564a36a6f62a5737061636592a22f61a22f62a22f63",
+    ),
+    "register worker": (Request(7, RegisterWorker()), "9328079165"),
+    "lease worker": (
+        Request(7, LeaseWorker(9, 10_000, 0, "actor", "Counter")),
+        "932807966609cd271000a56163746f72a7436f756e746572",
+    ),
+    "return lease": (Request(7, ReturnLease(3)), "932807936703c3"),
+    "return a lease that is not clean": (Request(7, ReturnLease(3, False)), "932807936703c2"),
+    "kill worker": (Request(7, KillWorker("0011223344556677")), "932807926bb030303131323233333434353536363737"),
+    "why died": (Request(7, WhyDied("0011223344556677")), "932807926cb030303131323233333434353536363737"),
+    "node status": (Request(7, NodeStatus()), "932807916d"),
+    "stop node": (Request(7, StopNode()), "932807916e"),
+    "retire": (Request(7, Retire()), "932807916f"),
+    "stop actor": (
+        Request(7, StopActor(ACTOR, False)),
+        "9328079370bd303031313232333334343535363637372d303030303030303030303062c2",
+    ),
+    "resolve actor": (
+        Request(7, ResolveActor(ACTOR)),
+        "9328079271bd303031313232333334343535363637372d303030303030303030303062",
+    ),
+    "kill actor": (
+        Request(7, KillActor(ACTOR)),
+        "9328079272bd303031313232333334343535363637372d303030303030303030303062",
+    ),
+    "node info": (Response(7, NodeInfo(17, 20_000, "/tmp/s")), "952907947811cd4e20a62f746d702f73a0a0"),
+    "lease": (
+        Response(7, Lease(3, "0011223344556677", "uds:///w", 17)),
+        "952907957903b030303131323233333434353536363737a87564733a2f2f2f7711a0a0",
+    ),
+    "death": (Response(7, Death(True, "killed", 17)), "952907947ac3a66b696c6c656411a0a0"),
+    "status": (
+        Response(7, Status(17, "uds:///n", 20_000, 10_000, (("0011223344556677", 18, "task f"),), ("job",), 2)),
+        "952907987b11a87564733a2f2f2f6ecd4e20cd27109193b03030313132323333343435353636373712a67461736b206691a3"
+        "6a6f6202a0a0",
+    ),
+    "yes": (Response(7, Yes(True)), "952907927cc3a0a0"),
+    "actor place": (
+        Response(7, ActorPlace("0011223344556677", "uds:///w", 17)),
+        "952907967db030303131323233333434353536363737a87564733a2f2f2f7711a0c2a0a0",
+    ),
+    "place of a dead actor": (
+        Response(7, ActorPlace("", "", 0, "it died", True)),
+        "952907967da0a000a769742064696564c3a0a0",
+    ),
+}
+HANDSHAKE = ("hello", "challenge", "proof", "welcome", "refused")
+VALUES = [message for message, _ in GOLDEN.values()]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_bytes(name):
+    message, golden = GOLDEN[name]
+    assert encode(message).hex() == golden
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_round_trip(name):
+    message, golden = GOLDEN[name]
+    decoded = decode(memoryview(bytes.fromhex(golden)))
+    assert decoded == message and type(decoded) is type(message)
+
+
+def test_every_message_has_golden_bytes():
+    bodies = {type(each.body) for each in VALUES if isinstance(each, Request | Response)}
+    assert {type(each) for each in VALUES} == set(get_args(messages.Message))
+    assert bodies - {type(None)} == {*get_args(messages.RequestBody), *get_args(messages.ResponseBody)}
+
+
+def test_the_version_of_these_bytes():
+    assert messages.PROTOCOL_VERSION == 1
+
+
+def test_tags_are_never_shared():
+    bodies = [*get_args(messages.RequestBody), *get_args(messages.ResponseBody)]
+    tags = [each.__struct_config__.tag for each in [*get_args(messages.Message), *bodies]]
+    assert len(set(tags)) == len(tags)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_message_that_was_cut_short_is_refused(name):
+    whole = bytes.fromhex(GOLDEN[name][1])
+    for size in range(len(whole)):
+        with pytest.raises(DECODE_ERRORS):
+            decode(whole[:size])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"\x90",
+        msgspec.msgpack.encode([99]),
+        msgspec.msgpack.encode([-1, 7]),
+        msgspec.msgpack.encode(["Reply", 7]),
+        msgspec.msgpack.encode({"type": 24, "id": 7}),
+        msgspec.msgpack.encode([24]),
+        msgspec.msgpack.encode([24, "7"]),
+        msgspec.msgpack.encode([24, 2**64 - 1]) + b"\x00",
+        b"\x92\x2a\xa1\xff",
+        b"\x93\x18\x07" + b"\x91" * 8000 + b"\xc0",
+        msgspec.msgpack.encode([40, 7, [99]]),
+        msgspec.msgpack.encode([41, 7, [102, 9, 1, 1, "task", ""]]),
+    ],
+    ids=[
+        "empty",
+        "a reserved byte",
+        "no tag",
+        "an unknown tag",
+        "a negative tag",
+        "a tag of another type",
+        "a map",
+        "a field is missing",
+        "a field of another type",
+        "bytes behind the end",
+        "text that is not UTF-8",
+        "bottomless nesting",
+        "an unknown body",
+        "a request in a response",
+    ],
+)
+def test_what_is_no_message_is_refused(data):
+    with pytest.raises(DECODE_ERRORS):
+        decode(data)
+
+
+def test_fields_of_a_newer_peer_are_ignored():
+    assert decode(msgspec.msgpack.encode([24, 7, "new"])) == Cancel(7)
+
+
+def test_before_the_handshake_only_its_messages_are_decoded():
+    for name, (message, golden) in GOLDEN.items():
+        if name in HANDSHAKE:
+            assert decode_handshake(bytes.fromhex(golden)) == message
+        else:
+            with pytest.raises(DECODE_ERRORS):
+                decode_handshake(bytes.fromhex(golden))
+
+
+def test_messages_are_values():
+    with pytest.raises(AttributeError):
+        Cancel(7).id = 8  # type: ignore[misc]
+    assert Cancel(7) == Cancel(7) != Cancel(8)
+
+
+def test_the_reasons_of_a_rejection_are_part_of_the_protocol():
+    expected = {"handed back", "no such actor", "actor died", "cancelled", "expired", "bad request"}
+    assert expected == messages.REJECTIONS
+
+
+def several(strategy):
+    return st.lists(strategy, max_size=3).map(tuple)
+
+
+ids = st.integers(0, 2**63 - 1)
+texts = st.text(max_size=20)
+addressed = st.tuples(texts, texts)
+payloads = st.builds(
+    Payload, st.integers(0, 9), st.binary(max_size=50), ids, st.lists(addressed, max_size=3).map(tuple)
+)
+hops = st.builds(Hop, texts, texts)
+envelopes = st.builds(
+    Envelope,
+    attempt=st.integers(0, 99),
+    budget_s=st.none() | st.floats(0, 1e9),
+    parent=st.none() | texts,
+    chain=several(hops),
+    structured=st.booleans(),
+    trace=texts,
+    name=texts,
+    num_returns=st.integers(0, 9),
+)
+slots = st.builds(Slot, ids | texts, st.none() | payloads, st.none() | addressed)
+calls = st.builds(
+    TaskCall, ids, st.binary(max_size=32), payloads, st.none() | envelopes, st.lists(slots, max_size=3).map(tuple)
+)
+answers = st.builds(Replies, ids, several(payloads))
+
+
+@given(calls | answers)
+@settings(max_examples=150, deadline=None)
+def test_any_call_and_answer_round_trips(message):
+    assert decode(encode(message)) == message
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_arbitrary_bytes_are_a_message_or_refused(data):
+    try:
+        message = decode(data)
+    except DECODE_ERRORS:
+        return
+    assert decode(encode(message)) == message
+
+
+@given(st.sampled_from(sorted(GOLDEN)), st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_flipped_byte_gives_a_message_or_is_refused(name, data):
+    raw = bytearray.fromhex(GOLDEN[name][1])
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        message = decode(raw)
+    except DECODE_ERRORS:
+        return
+    assert type(message) in get_args(messages.Message)
