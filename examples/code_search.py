@@ -163,6 +163,18 @@ def decode_source(data: bytes) -> tuple[str, str | None]:
     return text.replace("\r\n", "\n").replace("\r", "\n"), problem
 
 
+def build_tree(text: str) -> ast.Module:
+    """`ast.parse`, tried again where Python 3.11 fails by mistake.
+
+    It counts nesting once for all threads, and a garbage collection in the middle lets another thread parse. Workers
+    parse in one thread each; in process several do.
+    """
+    for _ in range(4):
+        with contextlib.suppress(SystemError):
+            return ast.parse(text, PARSED_NAME)
+    return ast.parse(text, PARSED_NAME)
+
+
 def find_definitions(tree: ast.Module) -> list[tuple[int, str, str]]:
     """Functions and classes at any depth, and names assigned at module or class level."""
     found: list[tuple[int, str, str]] = []
@@ -191,7 +203,7 @@ def parse_file(path: str, data: bytes) -> ParsedFile:
     definitions: list[tuple[int, str, str]] = []
     if problem is None:
         try:
-            definitions = find_definitions(ast.parse(text, PARSED_NAME))
+            definitions = find_definitions(build_tree(text))
         except SyntaxError as error:
             problem = f"not parsed: {error.msg}"
         except (ValueError, RecursionError, MemoryError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
@@ -88,6 +89,18 @@ def test_each_file_is_indexed_by_its_words(
 )
 def test_no_content_makes_the_parser_fail(code_search: Any, data: bytes) -> None:
     assert code_search.parse_file("any.py", data).source_bytes == len(data)
+
+
+def test_a_confused_parser_is_asked_again(code_search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, failures = ast.parse, [SystemError("AST constructor recursion depth mismatch (before=27, after=24)")] * 2
+
+    def confused(*arguments: Any) -> ast.Module:
+        if failures:
+            raise failures.pop()
+        return parse(*arguments)
+
+    monkeypatch.setattr(ast, "parse", confused)
+    assert code_search.parse_file("any.py", b"def f(): pass\n").definitions == [(1, "function", "f")]
 
 
 def test_a_batch_renumbers_lines_through_its_files(code_search: Any) -> None:
