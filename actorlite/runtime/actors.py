@@ -106,6 +106,12 @@ class Link:
     def state(self) -> str:
         return self.life.value
 
+    @property
+    def is_full(self) -> bool:
+        """Whether this process has as many unanswered calls on the actor as it may have."""
+        waiting = len(self._outbox) if self._outbox else 0
+        return 0 <= self.max_pending <= self.unanswered + waiting and self.life is not ActorState.DEAD
+
     # --- calls (from any thread)
 
     def call(
@@ -113,7 +119,7 @@ class Link:
     ) -> Any:
         runtime = self.runtime
         runtime.check_open()
-        if 0 <= self.max_pending <= self.unanswered + (len(self._outbox) if self._outbox else 0):
+        if self.max_pending >= 0 and self.is_full:
             raise PendingCallsLimitExceeded(
                 f"{self!r} already has {self.max_pending} unanswered calls of this process (max_pending_calls): await "
                 f"some first, or write `await handle.{method.name}.submit(...)`, which waits for room"
@@ -137,8 +143,13 @@ class Link:
     async def submit(
         self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
     ) -> Any:
-        while 0 <= self.max_pending <= self.unanswered + (len(self._outbox) if self._outbox else 0):
-            await self.runtime.room_on(self)
+        try:
+            while self.is_full:
+                await self.runtime.room_on(self)
+        except asyncio.CancelledError:
+            # Its turn may have come in this very pass of the loop: the next one looks.
+            self.runtime.post(self.runtime.make_room, self)
+            raise
         return self.call(method, args, kwargs, options)
 
     async def run(
@@ -192,6 +203,8 @@ class Link:
     def withdraw(self, call: ActorOut) -> None:
         if self._outbox and call in self._outbox:
             self._outbox.remove(call)
+            if self.runtime.room:
+                self.runtime.make_room(self)
 
     def _send(self, call: ActorOut) -> None:
         if call.dependencies and (failure := call.failed_dependency()) is not None:
@@ -215,7 +228,7 @@ class Link:
     def one_less(self) -> None:
         self.unanswered -= 1
         if self.runtime.room:
-            self.runtime.make_room(self.id)
+            self.runtime.make_room(self)
 
     # --- its life (on the loop)
 
@@ -235,6 +248,8 @@ class Link:
             outbox, self._outbox = self._outbox, None
             for call in outbox or ():
                 call.end(self.death_failure(text, call.name, Outcome.NOT_EXECUTED))
+            if self.runtime.room:
+                self.runtime.make_room(self)
         ready, self.ready = self.ready, None
         for future in ready or ():
             if not future.done():

@@ -14,7 +14,7 @@ from actorlite.resources import CPU, actor_request
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link, unschedulable
 from actorlite.runtime.calls import Outbound, encode_arguments
-from actorlite.state.actors import ActorEvent
+from actorlite.state.actors import ActorEvent, ActorState
 from actorlite.wire.code import CodeBlob
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import ActorPlace, CreateActor, Failed, Lease, Reply, encode
@@ -122,6 +122,9 @@ class ActorMaker:
 
     def place(self, creation: CreationOut) -> None:
         """Find a worker for a creation whose arguments exist."""
+        if creation.link.life is ActorState.DEAD:
+            creation.end(None)  # killed while its arguments were pending
+            return
         failure = creation.failed_dependency()
         if failure is not None:
             creation.fail(f"an argument of its constructor failed: {failure.exception()!r}", init_failed=True)

@@ -23,6 +23,7 @@ from actorlite.runtime.directory import ActorDirectory
 from actorlite.runtime.exports import Exports
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.tasks import TaskSubmitter
+from actorlite.state.actors import ActorState
 from actorlite.wire.messages import Borrow, Define, Ending, Fetch, KillActor, Reclaim, Release, ResolveActor, Taken
 from actorlite.wire.serialize import Encoded, decode, encode
 
@@ -165,7 +166,7 @@ class ProcessRuntime:
         future: asyncio.Future[None] = self.loop.create_future()
         self.room.setdefault(link.id, []).append(future)
         try:
-            if link.unanswered:
+            if link.is_full:
                 await future
         finally:
             waiting = self.room.get(link.id, [])
@@ -174,11 +175,13 @@ class ProcessRuntime:
             if not waiting:
                 self.room.pop(link.id, None)
 
-    def make_room(self, identifier: ActorId) -> None:
-        for future in self.room.get(identifier, ()):
+    def make_room(self, link: Link) -> None:
+        """Wake the next one who waits for room; all, when the actor is dead."""
+        for future in self.room.get(link.id, ()):
             if not future.done():
                 future.set_result(None)
-                return
+                if link.life is not ActorState.DEAD:
+                    return
 
     # --- objects
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import CallInfo
-from actorlite.errors import ActorliteError, Outcome
+from actorlite.errors import ActorliteError, Outcome, TaskCancelledError
 from actorlite.ids import object_id
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
@@ -211,6 +211,11 @@ class InboundCall:
         return (encode(Replies(self.id, tuple(payload for payload, _ in packed))), *parts), handles
 
     def failure(self, error: BaseException) -> Answer:
+        if isinstance(error, asyncio.CancelledError):
+            # As it is it would pass for the cancellation of whoever awaits the call.
+            cancelled = TaskCancelledError(f"{self.name}() raised CancelledError: {error}", outcome=Outcome.EXECUTED)
+            cancelled.__cause__ = error
+            error = cancelled
         return (encode(Failed(self.id, encode_failure(error, self.where()))),), ()
 
     def rejection(self, reason: str, text: str = "") -> Answer:

@@ -32,6 +32,7 @@ class Runner:
         self._running: set[asyncio.Task[None]] = set()
         self._ended: deque[tuple[Done, InboundCall, Answer]] = deque()
         self._wake_up_sent = False
+        self._silent = False
 
     def context_for(self, call: InboundCall) -> Context:
         """A call sees the runtime, itself and the trace it came with; nothing of the call before it."""
@@ -62,6 +63,8 @@ class Runner:
         """Send an answer; first let the owners of references that came with the call know that they are held here."""
         peer = call.peer
         peer.inbound.pop(call.id, None)
+        if self._silent:
+            return
         borrows = self._worker.runtime.borrows
         if borrows.registering:
             borrows.when_registered(partial(self._send, peer, call.id, answer))
@@ -69,6 +72,8 @@ class Runner:
             self._send(peer, call.id, answer)
 
     def cancel_all(self) -> list[asyncio.Task[None]]:
+        """The worker ends: its callers learn that from their connections, not from what its end does to user code."""
+        self._silent = True
         for task in self._running:
             task.cancel()
         return list(self._running)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+import actorlite as al
+
+DEADLINE_S = 10.0
+POLL_S = 0.002
+WATCHED = ("asyncio", "actorlite")
+
+
+class Gate:
+    """Two pipes between a test and user code in a worker: the code says that it is there, and waits to go on."""
+
+    def __init__(self) -> None:
+        self.said, self.say = os.pipe()
+        self.held, self.let = os.pipe()
+
+    def arrive(self) -> None:
+        os.write(self.say, b"x")
+
+    def hold(self) -> None:
+        """In a plain function: say so and block until `open`."""
+        self.arrive()
+        os.read(self.held, 1)
+
+    async def arrived(self, count: int = 1) -> None:
+        """In the test: wait until `count` calls have said so."""
+        for _ in range(count):
+            await asyncio.wait_for(asyncio.to_thread(os.read, self.said, 1), DEADLINE_S)
+
+    def open(self, count: int = 1) -> None:
+        os.write(self.let, b"x" * count)
+
+    def close(self) -> None:
+        for fd in (self.said, self.say, self.held, self.let):
+            os.close(fd)
+
+
+@pytest.fixture
+def gate(_nothing_outside: None) -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open(100)  # nobody may stay behind when the test failed
+    gate.close()
+
+
+class Complaints(logging.Handler):
+    """What asyncio and actorlite log as an error: lost tasks, exceptions that nobody retrieved, failed callbacks."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def mentions(self, text: str) -> bool:
+        """Take out the records that contain `text`; whether there were any."""
+        found = [each for each in self.records if text in each.getMessage()]
+        self.records = [each for each in self.records if each not in found]
+        return bool(found)
+
+
+@pytest.fixture(autouse=True)
+def complaints() -> Iterator[Complaints]:
+    """A test fails when something was logged as an error that it did not ask about."""
+    handler = Complaints()
+    for name in WATCHED:
+        logging.getLogger(name).addHandler(handler)
+    yield handler
+    for name in WATCHED:
+        logging.getLogger(name).removeHandler(handler)
+    assert not handler.records, [each.getMessage() for each in handler.records]
+
+
+Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """Await the first true answer of a coroutine function."""
+
+    async def wait(condition: Callable[[], Awaitable[Any]]) -> Any:
+        deadline = time.monotonic() + DEADLINE_S
+        while not (value := await condition()):
+            assert time.monotonic() < deadline, "the condition did not come true"
+            await asyncio.sleep(POLL_S)
+        return value
+
+    return wait
+
+
+@pytest.fixture
+def all_free(eventually: Eventually) -> Callable[[al.Session], Awaitable[None]]:
+    """Wait until the node has all its CPUs back; more than all is an error at once."""
+
+    async def wait(session: al.Session) -> None:
+        async def condition() -> bool:
+            status = await session.status()
+            assert status["free_cpus"] <= status["num_cpus"]
+            return bool(status["free_cpus"] == status["num_cpus"] and not status["waiting"])
+
+        await eventually(condition)
+
+    return wait
