@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from actorlite.ids import ProcessId
@@ -23,8 +23,8 @@ class WorkerSpec:
     """Where the worker registers."""
     listen: Address
     """Where the worker accepts direct calls."""
-    token: bytes
-    """The cluster token; never on a command line or in the environment."""
+    token: bytes = field(repr=False)
+    """The cluster token; never on a command line, in the environment or in a log."""
     job: str = ""
     namespace: str = ""
     sys_path: tuple[str, ...] = ()

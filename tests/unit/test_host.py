@@ -40,10 +40,10 @@ def test_signals_have_the_system_s_names(number):
 
 def test_specs_and_reports_are_values():
     spec = WorkerSpec(ProcessId("0" * 16), "uds:///n", "uds:///w", b"token")
-    for value in (spec, ExitReport(17)):
+    for value, name in ((spec, "job"), (ExitReport(17), "pid")):
         assert pickle.loads(pickle.dumps(value)) == value
         with pytest.raises(dataclasses.FrozenInstanceError):
-            value.pid = 1
+            setattr(value, name, 1)
 
 
 def test_the_token_is_not_shown():
