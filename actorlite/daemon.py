@@ -24,6 +24,7 @@ from actorlite.errors import WorkerStartError
 from actorlite.host import ExitReport
 from actorlite.node.spawner import ZygoteSpawner
 from actorlite.node.stop import RunNode, StopSignal
+from actorlite.transport import get_transport
 from actorlite.wire import launch as wire
 from actorlite.wire.zygote import ZygoteConfig
 from actorlite.worker.zygote import ZygoteProcess, fork_zygote
@@ -74,6 +75,7 @@ def _open(config: wire.DaemonConfig, control: socket.socket, stderr_fd: int) -> 
     # Imports before the fork are shared with all workers.
     if config.loop == "uvloop":
         import_module("uvloop")
+    get_transport(config.node)
     try:
         return fork_zygote(
             ZygoteConfig(

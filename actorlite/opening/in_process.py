@@ -30,7 +30,7 @@ async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
         worker_address=lambda process: address_of(process, "worker"),
         pid=os.getpid(),
     )
-    node = Node(options, LoopSpawner(entropy), entropy, lambda: None)
+    node = Node(options, LoopSpawner(entropy, nearby=plan.transport == "inproc"), entropy, lambda: None)
     bound = await node.start(node_at)
     stack.push_async_callback(node.aclose, "its session was shut down")
     return await register(plan, bound, token, address_of, entropy, stack)

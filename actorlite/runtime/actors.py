@@ -37,6 +37,7 @@ from actorlite.runtime.calls import (
     make_envelope,
     make_sink,
 )
+from actorlite.runtime.nearby import LocalHost, are_immutable, hosts_in
 from actorlite.state.actors import ActorEvent, ActorState, after
 from actorlite.wire.messages import ACTOR_DIED, NO_SUCH_ACTOR, ActorCall, ActorPlace, Rejected, encode
 
@@ -78,7 +79,7 @@ class Link:
 
     __slots__ = (
         "runtime", "id", "definition", "owner_address", "life", "peer", "unanswered", "max_pending", "death",
-        "init_failed", "ready", "place", "_outbox", "__weakref__",
+        "init_failed", "ready", "place", "_nearby", "_outbox", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +101,8 @@ class Link:
         """Those who wait for the end of creation."""
         self.place: ActorPlace | None = None
         """Where it lives, once that is known."""
+        self._nearby: LocalHost | None = None
+        """The hosting worker, when it lives in this loop."""
         self._outbox: deque[ActorOut] | None = None
 
     @property
@@ -159,6 +162,12 @@ class Link:
         if not runtime.in_loop() or options.num_returns != 1:
             return await runtime.run_elsewhere(self.call(method, args, kwargs, options))
         runtime.check_open()
+        # Nothing of this process is under way to the actor, so the shortcut overtakes no earlier call.
+        if self._nearby is not None and not self.unanswered and not self._outbox and options.timeout is None:
+            if are_immutable(args, kwargs):
+                here = self._nearby.admit(self.id, method.name, runtime, args, kwargs)
+                if here is not None:
+                    return await here
         encoded, dependencies = encode_arguments(args, kwargs)
         scope = current_call.get()
         envelope = make_envelope(
@@ -235,6 +244,7 @@ class Link:
     def connected(self, peer: Peer) -> None:
         """Calls may be sent: the actor is being made there, or lives there."""
         self.peer = peer
+        self._nearby = hosts_in(self.runtime.loop).get(peer.identity.process)
         self.flush()
 
     def happened(self, event: ActorEvent, text: str = "", *, init_failed: bool = False) -> None:
@@ -244,7 +254,7 @@ class Link:
         if self.life is ActorState.DEAD and before is not ActorState.DEAD:
             self.death = text
             self.init_failed = init_failed
-            self.peer = None
+            self.peer = self._nearby = None
             outbox, self._outbox = self._outbox, None
             for call in outbox or ():
                 call.end(self.death_failure(text, call.name, Outcome.NOT_EXECUTED))

@@ -77,7 +77,10 @@ class Borrows:
             self._borrowed[identifier] = ref
             dropped = partial(self._on_dropped, identifier, owner_address)
             self._watchers[identifier] = weak(ref, dropped)
-        self._scope.post(self._register, identifier, owner_address)
+            registered = self._scope.loop.create_future()
+            # Now, not on the loop: the answer to the call that brought the reference may be there first.
+            self._unregistered.add(registered)
+        self._scope.post(self._register, identifier, owner_address, registered)
         return ref
 
     def take(self, peer: Peer, call: int, entries: RefEntries) -> list[ObjectRef[Any]]:
@@ -88,17 +91,18 @@ class Borrows:
 
     def when_registered(self, work: Callable[[], object]) -> None:
         """Run `work` once all registrations known now are acknowledged; at once when there are none. On the loop."""
-        waiting = [future for future in self._unregistered if not future.done()]
+        waiting = [future for future in list(self._unregistered) if not future.done()]
         if not waiting:
             work()
             return
         everyone = asyncio.gather(*waiting, return_exceptions=True)
         everyone.add_done_callback(lambda _: work())
 
-    def _register(self, identifier: ObjectId, owner_address: str) -> None:
-        future = self._scope.loop.create_future()
-        self._unregistered.add(future)
+    def _register(self, identifier: ObjectId, owner_address: str, future: asyncio.Future[None]) -> None:
         future.add_done_callback(self._unregistered.discard)
+        if identifier not in self._borrowed:
+            future.set_result(None)  # let go meanwhile, and perhaps released already
+            return
         peer = self._scope.hub.known(owner_address)
         if peer is not None:
             self._send_borrow(peer, identifier, future)

@@ -15,7 +15,7 @@ from actorlite.context import CallScope, current_call, current_trace
 from actorlite.errors import ActorliteError, ConnectionLost, DeadlineExceeded, Outcome, TaskCancelledError
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.payloads import pack, unpack, unpack_all
+from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
 from actorlite.transport import Buffer
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import (
@@ -159,8 +159,9 @@ class Outbound:
 
     def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
         if self.ended:
-            if type(message) is Reply and message.value.refs and self.peer is not None:
-                self.runtime.borrows.take(self.peer, self.number, message.value.refs)
+            # Nobody wants the value; its sender holds what is in it until it hears so.
+            if self.peer is not None and (unwanted := _refs_in(message)):
+                self.runtime.borrows.take(self.peer, self.number, unwanted)
             return
         if type(message) is Reply:
             payload = message.value
@@ -267,11 +268,9 @@ class Outbound:
         sink = self.sink
         if isinstance(sink, ManyResults):
             values = unpack_all(message.values, parts)
-            refs: list[Any] = []
-            for payload in message.values:
-                refs.extend(payload.refs)
+            refs = _refs_in(message)
             if refs and self.peer is not None:
-                kept = self.runtime.borrows.take(self.peer, self.number, tuple(refs))
+                kept = self.runtime.borrows.take(self.peer, self.number, refs)
                 for ref in sink.refs:
                     ref._kept = kept
             for ref, value in zip(sink.refs, values, strict=True):
@@ -352,6 +351,15 @@ async def await_structured(runtime: ProcessRuntime, result: StructuredResult, ca
         if scope is not None:
             scope.leave_wait()
     return runtime.unwrap(outcome)
+
+
+def _refs_in(message: Any) -> RefEntries:
+    """The references in the values of an answer."""
+    if type(message) is Reply:
+        return message.value.refs
+    if type(message) is Replies:
+        return tuple([entry for payload in message.values for entry in payload.refs])
+    return ()
 
 
 def _dependency_error(failure: Failure, position: int | str, name: str) -> BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from actorlite.errors import ObjectLostError, ProtocolError
 from actorlite.ids import ObjectId, ProcessId
@@ -39,9 +40,13 @@ class Exports:
         self._hub = hub
         self._exports: dict[ObjectId, _Export] = {}
         self._held_for_reply: dict[tuple[Peer, int], Sequence[object]] = {}
+        self._pickled: WeakValueDictionary[ObjectId, ObjectRef[Any]] = WeakValueDictionary()
+        """Own references inside values: found again while something here keeps them, exported or not."""
 
     def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:
         """How a message rebuilds the reference. The sender must `pin` it until the receiver has registered."""
+        if not ref.owner_address:
+            self._pickled[ref.id] = ref
         return rebuild_ref, (ref.id, ref.owner_address or self._hub.identity.address)
 
     def pin(self, handles: Iterable[object]) -> None:
@@ -73,17 +78,17 @@ class Exports:
 
     def find(self, identifier: ObjectId) -> ObjectRef[Any]:
         """An own reference that came back. Raises `ObjectLostError`."""
-        export = self._exports.get(identifier)
-        if export is None:
+        ref = self._known(identifier)
+        if ref is None:
             raise ObjectLostError(f"object {identifier} came back to its owner after everybody had let it go")
-        return export.ref
+        return ref
 
     # --- handlers of messages
 
     def borrow(self, peer: Peer, message: Borrow, parts: Sequence[memoryview]) -> None:
-        export = self._exports.get(message.object)
-        if export is not None:
-            export.borrowers.add(peer.identity.process)
+        ref = self._known(message.object)
+        if ref is not None:
+            self._export_of(ref).borrowers.add(peer.identity.process)
         peer.tell(encode(Exists(message.id)))
 
     def release(self, peer: Peer, message: Release, parts: Sequence[memoryview]) -> None:
@@ -98,12 +103,12 @@ class Exports:
             self.unpin(handles)
 
     def fetch(self, peer: Peer, message: Fetch, parts: Sequence[memoryview]) -> None:
-        export = self._exports.get(message.object)
-        if export is None:
+        ref = self._known(message.object)
+        if ref is None:
             error = ObjectLostError(f"object {message.object} is gone: nobody held a reference when it was asked for")
             peer.tell(encode(Failed(message.id, encode_failure(error, "owner"))))
             return
-        export.ref._subscribe_waker(partial(self._answer, peer, message, export.ref), value=False)
+        ref._subscribe_waker(partial(self._answer, peer, message, ref), value=False)
 
     def _answer(self, peer: Peer, message: Fetch, ref: ObjectRef[Any]) -> None:
         outcome = ref._outcome
@@ -127,6 +132,10 @@ class Exports:
         for export in list(self._exports.values()):
             export.borrowers.discard(peer.identity.process)
             self._drop(export)
+
+    def _known(self, identifier: ObjectId) -> ObjectRef[Any] | None:
+        export = self._exports.get(identifier)
+        return export.ref if export is not None else self._pickled.get(identifier)
 
     def _export_of(self, ref: ObjectRef[Any]) -> _Export:
         export = self._exports.get(ref.id)

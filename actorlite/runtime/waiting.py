@@ -111,9 +111,11 @@ def all_here(refs: Sequence[ObjectRef[Any]]) -> bool:
 
 
 def raise_first_failure(refs: Sequence[ObjectRef[Any]]) -> None:
-    for ref in refs:
-        if isinstance(ref._outcome, Failure):
-            ref._take()
+    failed = [ref for ref in refs if isinstance(ref._outcome, Failure)]
+    for ref in failed:
+        ref._outcome.retrieved = True  # one is raised for all of them, as in asyncio.gather()
+    if failed:
+        failed[0]._take()
 
 
 def references(what: str, refs: Any) -> Sequence[ObjectRef[Any]]:

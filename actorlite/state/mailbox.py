@@ -33,10 +33,16 @@ class Mailbox(Generic[C]):
         """How many of the running calls are in the chain."""
         self._queue: deque[C] | None = None
 
+    def try_start(self, call: C) -> bool:
+        """True: start the call now. False: it would have to wait, and is forgotten."""
+        if self._queue or not self._may_start(call):
+            return False
+        self._started(call)
+        return True
+
     def offer(self, call: C) -> bool:
         """True: start the call now. False: it waits; `finished` will hand it out."""
-        if not self._queue and self._may_start(call):
-            self._started(call)
+        if self.try_start(call):
             return True
         if self._queue is None:
             self._queue = deque()

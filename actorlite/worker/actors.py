@@ -97,13 +97,34 @@ class ActorShelf:
             known = self._coroutines[key] = inspect.iscoroutinefunction(function)
         return known
 
+    def find(self, identifier: ActorId) -> HostedActor | None:
+        return self._actors.get(identifier)
+
+    def try_start(self, call: InboundCall) -> bool:
+        """Count a call from this loop as started, if it may start now; `local_ended` follows."""
+        actor = call.actor
+        assert actor is not None
+        if not actor.mailbox.try_start(call):
+            return False
+        self._note_start(actor, call)
+        return True
+
+    def local_ended(self, call: InboundCall) -> None:
+        actor = call.actor
+        assert actor is not None
+        self._ended(actor, call)
+
+    def _note_start(self, actor: HostedActor, call: InboundCall) -> None:
+        started = self._started.get(actor.id)
+        if started is None:
+            self._started[actor.id] = {call}
+        else:
+            started.add(call)
+
     def _start(self, call: InboundCall) -> None:
         actor = call.actor
         assert actor is not None
-        started = self._started.get(actor.id)
-        if started is None:
-            started = self._started[actor.id] = set()
-        started.add(call)
+        self._note_start(actor, call)
         if call.message.slots and call.foreign_slots:
             self._worker.runner.start_work(call, self._fetch_and_start(call))
         else:
@@ -131,13 +152,16 @@ class ActorShelf:
     def _done(self, call: InboundCall, answer: Answer) -> None:
         actor = call.actor
         assert actor is not None
+        if call.id in call.peer.inbound:  # else it was answered when the actor ended
+            self._worker.runner.deliver(call, answer)
+        self._ended(actor, call)
+
+    def _ended(self, actor: HostedActor, call: InboundCall) -> None:
         started = self._started.get(actor.id)
         if started is not None:
             started.discard(call)
             if not started:
                 del self._started[actor.id]
-        if call.id in call.peer.inbound:  # else it was answered when the actor ended
-            self._worker.runner.deliver(call, answer)
         for following in actor.mailbox.finished(call):
             self._start(following)
 
@@ -192,17 +216,16 @@ class ActorShelf:
         """Answer what is waiting and what runs; coroutines are cancelled, threads cannot be."""
         self._reject_waiting(actor, text)
         for call in self._started.pop(actor.id, ()):
-            if call.id in call.peer.inbound and call.name != "__init__":
-                error = ActorDiedError(
-                    f"{actor.class_name}.{call.name}() was under way: {text}", outcome=Outcome.UNKNOWN
-                )
-                self._worker.runner.deliver(call, call.failure(error))
-            if call.task is not None and call.task is not asyncio.current_task():
-                call.task.cancel()
+            if call.name != "__init__":
+                what = f"{actor.class_name}.{call.name}() was under way"
+                call.interrupt(ActorDiedError(f"{what}: {text}", outcome=Outcome.UNKNOWN))
         if actor.executor is not self._shared_executor:
             actor.executor.close()
 
     def close(self) -> None:
+        for calls in list(self._started.values()):
+            for call in list(calls):
+                call.worker_ends(ActorDiedError("its worker was ended under the call", outcome=Outcome.UNKNOWN))
         for actor in self._actors.values():
             if actor.executor is not self._shared_executor:
                 actor.executor.close()

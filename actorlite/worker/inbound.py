@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import CallInfo
-from actorlite.errors import ActorliteError, Outcome, TaskCancelledError
-from actorlite.ids import object_id
+from actorlite.errors import ActorDiedError, ActorliteError, Outcome, TaskCancelledError
+from actorlite.ids import ObjectId, object_id
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
 from actorlite.transport import Buffer
@@ -84,7 +84,7 @@ class InboundCall:
         self.message: Any = message
         self.parts: Sequence[memoryview] = parts
         self.actor = actor
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self.cancelled = False
         self.fetched: dict[int | str, Any] | None = None
         """Values of arguments that were given as references owned elsewhere."""
@@ -123,7 +123,7 @@ class InboundCall:
         actor = self.actor
         function_name = f"{type(actor.instance).__name__}.{self.name}" if actor is not None else self.name
         return CallInfo(
-            task_id=object_id(self.peer.identity.process, self.id),
+            task_id=self.task_id,
             task_name=envelope.name if envelope is not None and envelope.name else function_name,
             function_name=function_name,
             attempt=envelope.attempt if envelope is not None else 0,
@@ -132,6 +132,10 @@ class InboundCall:
             actor=self.worker.actors.link_of(actor) if actor is not None else None,
             resources=self.worker.tasks.resources if actor is None else {},
         )
+
+    @property
+    def task_id(self) -> ObjectId:
+        return object_id(self.peer.identity.process, self.id)
 
     @property
     def chain(self) -> tuple[Any, ...]:
@@ -145,6 +149,16 @@ class InboundCall:
     def leave_wait(self) -> None:
         if self.actor is None:
             self.worker.tasks.waits(-1)
+
+    def interrupt(self, error: ActorDiedError) -> None:
+        """The actor ends under the call: answer for it, and cancel its coroutine; a thread cannot be stopped."""
+        if self.id in self.peer.inbound:
+            self.worker.runner.deliver(self, self.failure(error))
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+    def worker_ends(self, error: ActorDiedError) -> None:
+        """The whole worker ends under the call: the end of the connection tells the caller."""
 
     # --- arguments and answers
 

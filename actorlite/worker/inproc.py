@@ -6,7 +6,9 @@ import asyncio
 import os
 
 from actorlite.host import Entropy, ExitReport, ProcessHandle, WorkerSpec
+from actorlite.runtime.nearby import hosts_in
 from actorlite.worker.host import Worker
+from actorlite.worker.local import LocalCalls
 
 
 class LoopWorker:
@@ -40,6 +42,7 @@ class LoopWorker:
             self._closing = asyncio.get_running_loop().create_task(self._close(reason), name="actorlite worker ends")
 
     async def _close(self, reason: str) -> None:
+        hosts_in(self.worker.loop).pop(self.worker.spec.process, None)
         try:
             await self.worker.aclose()
         finally:
@@ -48,10 +51,11 @@ class LoopWorker:
 
 
 class LoopSpawner:
-    """Builds workers in this loop; a `Spawner`."""
+    """Builds workers in this loop; a `Spawner`. With `nearby`, calls within the loop may skip the transport."""
 
-    def __init__(self, entropy: Entropy) -> None:
+    def __init__(self, entropy: Entropy, *, nearby: bool = True) -> None:
         self._entropy = entropy
+        self._nearby = nearby
         self._workers: set[LoopWorker] = set()
 
     async def start(self, spec: WorkerSpec) -> ProcessHandle:
@@ -63,6 +67,8 @@ class LoopSpawner:
             self._workers.discard(worker)
             await worker.worker.hub.aclose()
             raise
+        if self._nearby:
+            hosts_in(worker.worker.loop)[spec.process] = LocalCalls(worker.worker)
         return worker
 
     async def aclose(self) -> None:
