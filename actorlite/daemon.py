@@ -136,7 +136,9 @@ class _Daemon:
         spawner = ZygoteSpawner(zygote.pid, zygote.channel, lambda report: self._zygote_died(report, stop))
 
         async def on_ready(address: str) -> None:
-            await spawner.ready()
+            if self._config.preload:
+                # What cannot be preloaded must fail the start; our own imports need not hold it up.
+                await spawner.ready()
             self._take_real_stderr()
             self._ready = True
             _tell(self._control, wire.NodeReady(address, os.getpid()))

@@ -12,7 +12,8 @@ from actorlite.config import read_token, session_directory_of
 from actorlite.errors import ConnectFailed
 from actorlite.host import SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES, process_id
-from actorlite.opening.driver import register, sockets_in
+from actorlite.opening.driver import register
+from actorlite.opening.whereabouts import sockets_in
 from actorlite.rpc.handshake import PYTHON
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer

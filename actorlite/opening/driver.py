@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 from actorlite.errors import NodeStartError
 from actorlite.host import Entropy
-from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
+from actorlite.ids import PROCESS_ID_BYTES, process_id
+from actorlite.opening.whereabouts import AddressMaker, current_directory, own_sys_path
 from actorlite.rpc.handshake import PYTHON
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers
@@ -19,15 +17,6 @@ from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
 from actorlite.transport import Address
 from actorlite.wire.messages import Identity, NodeInfo, RegisterDriver
-
-TOKEN_BYTES = 32
-
-AddressMaker = Callable[[ProcessId, str], Address]
-"""Where a process of a role listens."""
-
-
-def sockets_in(directory: Path | str) -> AddressMaker:
-    return lambda process, role: f"uds://{directory}/{role[0]}-{process}.sock"
 
 
 async def register(
@@ -55,16 +44,3 @@ async def register(
     runtime = ProcessRuntime(hub, NodeClient(hub, peer, info), job=job, namespace=namespace, address=plan.address)
     runtime.install(handlers)
     return runtime
-
-
-def own_sys_path() -> tuple[str, ...]:
-    """Where this process finds modules, with the current directory spelled out."""
-    return tuple(os.path.abspath(entry) for entry in sys.path)
-
-
-def current_directory() -> str:
-    """Empty when it was removed under us."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""

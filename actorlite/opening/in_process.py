@@ -10,7 +10,8 @@ from actorlite.host import Entropy, SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES, process_id
 from actorlite.node.daemon import Node, NodeOptions
 from actorlite.node.run import available_cpus
-from actorlite.opening.driver import TOKEN_BYTES, AddressMaker, register, sockets_in
+from actorlite.opening.driver import register
+from actorlite.opening.whereabouts import TOKEN_BYTES, AddressMaker, sockets_in
 from actorlite.resources import to_units
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan

@@ -201,6 +201,8 @@ class Outbound:
         self.release()
         if self.runtime.closing and type(outcome) is Failure:
             outcome.retrieved = True  # whoever shuts a session down has given up on what is under way
+        if self.runtime.quiet and type(outcome) is Failure:
+            outcome.retrieved = True
         sink, self.sink = self.sink, None
         if sink is not None:
             if isinstance(sink, ObjectRef):

@@ -45,6 +45,8 @@ class ProcessRuntime:
         self.address = address
         self.process: ProcessId = hub.identity.process
         self.closing = False
+        self.quiet = False
+        """Whether this process gives up its work on purpose: what nobody awaits any more is not reported as lost."""
         self.gone = ""
         """Why nothing can be submitted any more; empty while all is well."""
         self.shut_down: Callable[[], Awaitable[None]] | None = None
@@ -256,7 +258,7 @@ class ProcessRuntime:
         """Stop actors in good order, end everything, close all connections. Idempotent; completes when cancelled."""
         if self.closing:
             return
-        self.closing = True
+        self.closing = self.quiet = True
         self.tasks.close()
         if not self.gone:
             await self.directory.stop_all(STOP_GRACE_S)

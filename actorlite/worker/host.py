@@ -84,6 +84,7 @@ class Worker:
         """Drop everything: running calls are cancelled, nobody is told anything but the end of the connection."""
         self.tasks.close()
         self.actors.close()
+        self.runtime.quiet = True
         await asyncio.gather(*self.runner.cancel_all(), return_exceptions=True)
         self.runtime.node_ending("the worker ends")
         await self.runtime.aclose()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from mmap import mmap
 from typing import TypeAlias, cast
 from weakref import WeakKeyDictionary
 
@@ -27,7 +28,8 @@ def _scratch(loop: asyncio.AbstractEventLoop) -> memoryview:
     """The receive buffer that all connections of a loop share; each read is taken out before the next begins."""
     scratch = _scratch_of_loop.get(loop)
     if scratch is None:
-        scratch = _scratch_of_loop[loop] = memoryview(bytearray(RECEIVE_BYTES))
+        # A mapping, not a bytearray: only the pages that reads have reached take memory.
+        scratch = _scratch_of_loop[loop] = memoryview(mmap(-1, RECEIVE_BYTES))
     return scratch
 
 
