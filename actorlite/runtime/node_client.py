@@ -45,6 +45,8 @@ class NodeClient:
         """For a process that started its node itself: how it ended, once it has."""
         self._hub = hub
         self._inquiries: dict[ProcessId, asyncio.Task[str]] = {}
+        self._given_up: set[asyncio.Task[Lease | None]] = set()
+        """Requests for workers whose answers are still to come, though nobody waits for them any more."""
 
     async def lease(self, number: int, needs: int, holds: int, purpose: str, label: str) -> Lease | None:
         """Wait for a worker; None when the request was withdrawn. Raises `TaskUnschedulableError` and its like,
@@ -52,10 +54,14 @@ class NodeClient:
         """
         if self.gone:
             raise NodeDiedError(self.gone)
+        body = LeaseWorker(number, needs, holds, purpose, label)
+        asking: asyncio.Task[Any] = asyncio.get_running_loop().create_task(self.peer.request(number, body))
         try:
-            lease = await self.peer.request(number, LeaseWorker(number, needs, holds, purpose, label))
+            lease = await asyncio.shield(asking)
         except asyncio.CancelledError:
-            # The grant may be under way: without this it would hold its CPU for ever.
+            # The grant may be under way already: then it comes back, or it would hold its CPU for ever.
+            self._given_up.add(asking)
+            asking.add_done_callback(self._return_late)
             self.withdraw((number,))
             raise
         except ConnectionLost as error:
@@ -65,6 +71,11 @@ class NodeClient:
     def return_lease(self, lease: int, *, reuse: bool = True) -> None:
         """Give a worker back. The node frees the leases of a lost connection itself."""
         self.peer.tell(encode(Request(next(self._hub.numbers), ReturnLease(lease, reuse))))
+
+    def _return_late(self, asking: asyncio.Task[Any]) -> None:
+        self._given_up.discard(asking)
+        if not asking.cancelled() and asking.exception() is None and isinstance(asking.result(), Lease):
+            self.return_lease(asking.result().lease)
 
     def withdraw(self, numbers: tuple[int, ...]) -> None:
         self.peer.tell(encode(WithdrawLeases(numbers)))
@@ -111,7 +122,7 @@ class NodeClient:
         return self.gone or f"the node daemon (pid {self.info.pid}) is gone: {otherwise}"
 
     async def aclose(self) -> None:
-        tasks = list(self._inquiries.values())
+        tasks = [*self._inquiries.values(), *self._given_up]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
