@@ -326,7 +326,7 @@ async def test_waiting_for_room_ends_when_the_constructor_fails(cluster: al.Sess
 async def test_handles_say_what_they_have(cluster: al.Session) -> None:
     counter: Any = Counter.remote()
     with pytest.raises(AttributeError, match="did you mean 'incr'"):
-        counter.inc
+        counter.inc()
     with pytest.raises(AttributeError, match="state is in another process"):
         counter.n = 3
     with pytest.raises(TypeError, match="pickle"):
