@@ -201,6 +201,8 @@ def _method_definition(cls: type[Any], name: str, value: Any) -> MethodDefinitio
     skip_first = not isinstance(value, staticmethod)
     if isinstance(value, Method | staticmethod | classmethod):
         value = value.__wrapped__
+    elif inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
+        return None  # the class's own helper, as long as nobody declares it a method
     if not callable(value) or not hasattr(type(value), "__get__"):
         return None
     kind = call_kind(value, f"{cls.__name__}.{name}")
@@ -459,8 +461,9 @@ def _no_attribute(definition: ActorDefinition, name: str) -> AttributeError:
         return AttributeError(f"{definition.name}.{name} is a hook: the actor runs it itself")
     if name in definition.attributes:
         return AttributeError(
-            f"{definition.name}.{name} is not a method: the actor's state is in another process; "
-            f"write a method that returns it"
+            f"{definition.name}.{name} is not a method to call through a handle: it is an attribute, whose value is in "
+            f"another process, or a generator, which this version cannot stream; write a method that returns the value "
+            f"or a list"
         )
     near = difflib.get_close_matches(name, definition.methods, n=1)
     hint = (

@@ -310,7 +310,7 @@ def test_refusals_at_class_creation_name_the_remedy() -> None:
         ({"__init__": coroutine}, r"async def on_start\(self\)"),
         ({"on_start": plain}, "must be `async def on_start"),
         ({"on_stop": plain}, "must be `async def on_stop"),
-        ({"numbers": numbers}, "numbers.*return a list"),
+        ({"numbers": al.method(numbers)}, "numbers.*return a list"),
         ({"numbers": al.method(anumbers)}, "numbers.*return a list"),
         ({"remote": plain}, "choose another name"),
         ({"options": plain}, "choose another name"),
@@ -321,6 +321,20 @@ def test_refusals_at_class_creation_name_the_remedy() -> None:
     for body, text in bodies[:5]:
         with pytest.raises(TypeError, match=text):
             al.remote(type("Bad", (), body))
+
+
+def test_a_generator_for_the_class_itself_is_no_method_of_the_handle(runtime: FakeRuntime) -> None:
+    class Words(al.Actor):
+        def _each(self) -> Iterator[str]:
+            yield "a"
+
+        async def all(self) -> list[str]:
+            return list(self._each())
+
+    handle = Words.remote()
+    assert dir(handle) == ["all"]
+    with pytest.raises(AttributeError, match="generator.*write a method that returns the value or a list"):
+        _ = handle._each
 
 
 def test_wrong_uses_of_method() -> None:
