@@ -1,1 +1,18 @@
-"""Public testing kit."""
+"""Public testing kit: sessions for tests, the conformance suite of transports, faults. The fixtures are in `plugin`."""
+
+from actorlite.testing.cluster import local_cluster
+from actorlite.testing.faults import Faults, FaultyTransport
+from actorlite.testing.leaks import LeakError
+from actorlite.testing.transport import CHECKS, STREAM_CHECKS, Recorder, check_transport, run_check
+
+__all__ = [
+    "CHECKS",
+    "STREAM_CHECKS",
+    "Faults",
+    "FaultyTransport",
+    "LeakError",
+    "Recorder",
+    "check_transport",
+    "local_cluster",
+    "run_check",
+]

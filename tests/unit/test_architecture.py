@@ -45,10 +45,11 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 
 ALLOWED: dict[str, str] = {
+    "import actorlite/opening/private.py:actorlite.opening.driver": "done while the daemon starts; no cycle is behind it",
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",
     "methods actorlite/refs.py:ObjectRef": "a future's whole interface, which asyncio's combinators ask for, and ours",
 }
-"""What may exceed a budget: `"<budget> <path>:<qualified name>"` to the reason."""
+"""What may exceed a budget or be imported late: `"<budget> <path>:<qualified name>"` to the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,8 @@ def no_own_import_in_functions(module: Module) -> Iterator[Finding]:
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
             name = node.args[0]
             if isinstance(name, ast.Constant) and str(name.value).startswith("actorlite"):
-                yield node.lineno, f"imports {name.value!r} by a call: this hides a cycle"
+                if f"import {module.path}:{name.value}" not in ALLOWED:
+                    yield node.lineno, f"imports {name.value!r} by a call: this hides a cycle"
 
 
 def file_names(module: Module) -> Iterator[Finding]:
@@ -370,8 +372,13 @@ def test_the_documentation_shows_the_same_layers() -> None:
 
 def test_every_allowance_is_needed_and_has_a_reason() -> None:
     over = {key for module in _modules() for _, key, _ in _over_budget(module)}
-    assert ALLOWED.keys() - over == set(), "no longer over its budget: remove it from ALLOWED"
+    late = {key for key in ALLOWED if key.startswith("import ") and _is_late_import(*key[7:].split(":"))}
+    assert ALLOWED.keys() - over - late == set(), "no longer needed: remove it from ALLOWED"
     assert all(len(reason) > 20 for reason in ALLOWED.values())
+
+
+def _is_late_import(path: str, target: str) -> bool:
+    return f'import_module("{target}")' in (ROOT / path).read_text()
 
 
 METHODS = "\n".join(f"    def m{number}(self): return 1" for number in range(21))
