@@ -253,9 +253,17 @@ def _class_options(cls: type[Any]) -> ActorOptions:
     return ActorOptions.make(**merged)
 
 
+_plain_definitions: weakref.WeakKeyDictionary[type[Any], ActorDefinition] = weakref.WeakKeyDictionary()
+
+
 def definition_of(cls: type[Any]) -> ActorDefinition:
-    """The definition of an `al.Actor` subclass; made once per class."""
-    cache: _DefinitionCache = vars(cls)["__actorlite_cache__"]
+    """The definition of an actor's class; made once. `al.Actor` subclasses bring their own options."""
+    cache: _DefinitionCache | None = vars(cls).get("__actorlite_cache__")
+    if cache is None:
+        plain = _plain_definitions.get(cls)
+        if plain is None:
+            plain = _plain_definitions[cls] = _define(cls, ActorOptions())
+        return plain
     if cache.definition is None:
         cache.definition = _define(cls, _class_options(cls))
     return cache.definition

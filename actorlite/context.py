@@ -156,7 +156,9 @@ class CallInfo:
     attempt: int
     actor_id: ActorId | None
     actor_name: str | None
-    actor: ActorLink | None
+    actor_class: type[Any] | None
+    actor_data: tuple[Any, ...]
+    """What `Runtime.import_actor` takes; empty outside an actor."""
     resources: Mapping[str, float]
 
 

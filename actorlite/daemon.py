@@ -17,11 +17,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import NoReturn, cast
+from typing import NoReturn
 
 from actorlite import proctree
 from actorlite.errors import WorkerStartError
 from actorlite.host import ExitReport
+from actorlite.loading import load
 from actorlite.node.spawner import ZygoteSpawner
 from actorlite.node.stop import RunNode, StopSignal
 from actorlite.transport import get_transport
@@ -98,14 +99,9 @@ def _run(config: wire.DaemonConfig, control: socket.socket, zygote: ZygoteProces
         import_module("uvloop").new_event_loop if config.loop == "uvloop" else asyncio.new_event_loop
     )
     # After the fork: the zygote imports what workers need meanwhile.
-    run_node = _node_entry(config.node_entry)
+    run_node: RunNode = load(config.node_entry)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(_Daemon(config, control, stderr_fd, run_node).run(zygote))
-
-
-def _node_entry(entry: str) -> RunNode:
-    module, _, function = entry.partition(":")
-    return cast(RunNode, getattr(import_module(module), function))
 
 
 def _tell(control: socket.socket, report: wire.Report) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actorlite.actor import ActorHandle
+from actorlite.actor import ActorHandle, definition_of
 from actorlite.context import CallInfo, Runtime, current_call, find_runtime
 
 
@@ -34,9 +34,10 @@ class RuntimeContext:
     @property
     def current_actor(self) -> Any:
         """A handle to the actor whose method runs now. Raises `RuntimeError` outside an actor."""
-        if self._info is None or self._info.actor is None:
+        info = self._info
+        if info is None or info.actor_class is None:
             raise RuntimeError("current_actor: this code does not run in an actor")
-        return ActorHandle(self._info.actor)
+        return ActorHandle(self._runtime.import_actor(info.actor_data, definition_of(info.actor_class)))
 
     @property
     def attempt(self) -> int | None:

@@ -11,13 +11,13 @@ import contextlib
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from actorlite.config import Settings, shared_node_address
 from actorlite.context import current_runtime, find_runtime, sessions
 from actorlite.errors import NoSessionError
+from actorlite.loading import load
 from actorlite.resources import to_units
 
 if TYPE_CHECKING:
@@ -209,8 +209,7 @@ def _check(address: Any, namespace: Any, num_cpus: Any, preload: Any) -> None:
 
 async def open_session(plan: Plan) -> Session:
     """Open, register, announce. When it fails or is cancelled nothing is left."""
-    module, _, name = OPENERS[plan.address.partition("://")[0]].partition(":")
-    opener: Opener = getattr(import_module(module), name)
+    opener: Opener = load(OPENERS[plan.address.partition("://")[0]])
     async with AsyncExitStack() as stack:
         runtime = await opener(plan, stack)
         session = Session(runtime, stack.pop_all())

@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import Protocol, TypeAlias, cast
 
 from actorlite.errors import ConnectFailed, ConnectionLost
+from actorlite.loading import load
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Address: TypeAlias = str
@@ -102,5 +103,4 @@ def get_transport(address: Address) -> Transport:
                 f"no transport for scheme {scheme!r} of address {address!r}: known are {sorted(TABLE)}, and an "
                 f"installed distribution may add one by the entry point group {ENTRY_POINT_GROUP!r}"
             )
-    module, _, name = target.partition(":")
-    return cast(Transport, getattr(import_module(module), name)())
+    return cast(Transport, load(target)())

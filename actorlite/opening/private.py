@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actorlite.config import node_address
 from actorlite.host import SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES
+from actorlite.loading import load
 from actorlite.node.launch import DaemonHandle, launch_daemon
 from actorlite.opening.whereabouts import TOKEN_BYTES, current_directory, own_sys_path, sockets_in
 from actorlite.wire.launch import DaemonConfig
@@ -18,6 +18,9 @@ from actorlite.wire.launch import DaemonConfig
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
     from actorlite.session import Plan
+
+
+REGISTER = "actorlite.opening.driver:register"
 
 
 async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
@@ -39,7 +42,7 @@ async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
     stack.push_async_callback(_end, launching)
     # The daemon takes a while to start: what this side needs is imported meanwhile.
     await asyncio.sleep(0)
-    register = import_module("actorlite.opening.driver").register
+    register = load(REGISTER)
     daemon = await asyncio.shield(launching)
     runtime: ProcessRuntime = await register(plan, daemon.address, token, sockets_in(directory), entropy, stack)
     runtime.node.explain = lambda: _how_it_ended(daemon)

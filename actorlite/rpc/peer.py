@@ -219,7 +219,12 @@ class Peer:
         if kind in ANSWERS:
             pending = self._pending.pop(message.id, None)
             if pending is not None:
-                pending.answered(message, parts)
+                try:
+                    pending.answered(message, parts)
+                except BaseException:
+                    # This ends the connection, and whoever could not take his answer is told with the others.
+                    self._pending.setdefault(message.id, pending)
+                    raise
             if self._deferred:
                 self._send_deferred()
         elif kind is StreamItem:

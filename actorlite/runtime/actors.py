@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import current_call
@@ -61,7 +61,8 @@ class ActorOut(Outbound):
 
     def rejected(self, message: Rejected) -> None:
         if message.reason in (ACTOR_DIED, NO_SUCH_ACTOR):
-            text = message.text or "the worker does not know it"
+            # What its creator was told says more: why the constructor failed, or who killed it.
+            text = self.link.death or message.text or "the worker does not know it"
             self.end(self.link.death_failure(text, self.name, Outcome.NOT_EXECUTED))
         else:
             super().rejected(message)
@@ -167,7 +168,7 @@ class Link:
             if are_immutable(args, kwargs):
                 here = self._nearby.admit(self.id, method.name, runtime, args, kwargs)
                 if here is not None:
-                    return await here
+                    return await _await_here(here)
         encoded, dependencies = encode_arguments(args, kwargs)
         scope = current_call.get()
         envelope = make_envelope(
@@ -287,6 +288,17 @@ class Link:
 
     def __repr__(self) -> str:
         return f"Actor({self.definition.name}, {self.id})"
+
+
+async def _await_here(call: Coroutine[Any, Any, Any]) -> Any:
+    scope = current_call.get()
+    if scope is None:
+        return await call
+    scope.enter_wait()
+    try:
+        return await call
+    finally:
+        scope.leave_wait()
 
 
 def _ran(outcome: Outcome) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError
+from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome
 from actorlite.ids import ProcessId
 from actorlite.resources import from_units
 from actorlite.rpc.peer import Peer
@@ -53,7 +53,7 @@ class NodeClient:
         `NodeDiedError`.
         """
         if self.gone:
-            raise NodeDiedError(self.gone)
+            raise NodeDiedError(self.gone, outcome=Outcome.NOT_EXECUTED)
         body = LeaseWorker(number, needs, holds, purpose, label)
         asking: asyncio.Task[Any] = asyncio.get_running_loop().create_task(self.peer.request(number, body))
         try:
@@ -65,7 +65,7 @@ class NodeClient:
             self.withdraw((number,))
             raise
         except ConnectionLost as error:
-            raise NodeDiedError(self.gone or f"the node is gone: {error}") from None
+            raise NodeDiedError(await self.why_gone(str(error)), outcome=Outcome.NOT_EXECUTED) from None
         return lease if isinstance(lease, Lease) else None
 
     def return_lease(self, lease: int, *, reuse: bool = True) -> None:

@@ -88,7 +88,7 @@ class TaskOut(Outbound):
         if oldest and not unsent:
             self.retries -= 1 if self.retries > 0 else 0
             self._next_attempt()
-        self.group.submit(self)
+        self.group.submit_again(self)
 
     def withdraw(self) -> None:
         self.group.withdraw(self)
@@ -133,6 +133,10 @@ class LeaseGroup:
 
     def submit(self, call: TaskOut) -> None:
         self.pool.submit(call)
+        self.pump()
+
+    def submit_again(self, call: TaskOut) -> None:
+        self.pool.submit_again(call)
         self.pump()
 
     def finished(self, lease: int, call: TaskOut) -> None:
@@ -214,7 +218,7 @@ class LeaseGroup:
                 self._failures += 1
                 runtime.node.return_lease(lease.lease, reuse=False)
             if lease is None or self._failures >= MAX_CONNECT_FAILURES:
-                self.fail_all(partial(type(error), str(error)))
+                self.fail_all(partial(type(error), str(error), outcome=Outcome.NOT_EXECUTED))
             else:
                 self.pump()
             return

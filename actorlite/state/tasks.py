@@ -47,6 +47,10 @@ class TaskPool(Generic[T]):
     def submit(self, task: T) -> None:
         self.queue.append(task)
 
+    def submit_again(self, task: T) -> None:
+        """A task whose worker died keeps its place before those that were submitted later."""
+        self.queue.appendleft(task)
+
     def assign(self, now: float) -> Iterator[tuple[int, T]]:
         """Give waiting tasks to leased workers with room, the least busy first; yields (lease, task) as it goes."""
         while self.queue and self.leases:

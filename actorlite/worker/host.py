@@ -105,7 +105,7 @@ class Worker:
         if call.cancelled:
             return
         call.cancelled = True
-        withdrawn = self.tasks.withdraw(call) if call.actor is None else self.actors.withdraw(call)
+        withdrawn = self.tasks.withdraw(call) if call.actor is None else self.actors.turns.withdraw(call)
         if not withdrawn and call.task is not None:
             call.task.cancel()
 

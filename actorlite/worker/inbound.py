@@ -107,12 +107,12 @@ class InboundCall:
         """Plain code without arguments to fetch: it may be queued in the thread where it runs."""
         actor = self.actor
         if actor is None:
-            return not self.message.slots and self.worker.tasks.is_plain(self.message.code)
+            return not self.message.slots and self.worker.tasks.functions.kind(self.message.code) is False
         return (
             actor.instance is not None
             and not self.message.slots
             and self.name != "__init__"
-            and not self.worker.actors.is_coroutine(actor, self.name)
+            and not self.worker.actors.turns.is_coroutine(actor, self.name)
         )
 
     # --- what user code sees
@@ -129,7 +129,8 @@ class InboundCall:
             attempt=envelope.attempt if envelope is not None else 0,
             actor_id=actor.id if actor is not None else None,
             actor_name=(actor.name or None) if actor is not None else None,
-            actor=self.worker.actors.link_of(actor) if actor is not None else None,
+            actor_class=actor.cls if actor is not None else None,
+            actor_data=(actor.id, actor.creator.identity.address) if actor is not None else (),
             resources=self.worker.tasks.resources if actor is None else {},
         )
 
@@ -224,13 +225,17 @@ class InboundCall:
         handles = [handle for each in all_encoded for handle in each.handles]
         return (encode(Replies(self.id, tuple(payload for payload, _ in packed))), *parts), handles
 
-    def failure(self, error: BaseException) -> Answer:
+    def carried(self, error: BaseException) -> bytes:
+        """An error of user code as it travels."""
         if isinstance(error, asyncio.CancelledError):
             # As it is it would pass for the cancellation of whoever awaits the call.
             cancelled = TaskCancelledError(f"{self.name}() raised CancelledError: {error}", outcome=Outcome.EXECUTED)
             cancelled.__cause__ = error
             error = cancelled
-        return (encode(Failed(self.id, encode_failure(error, self.where()))),), ()
+        return encode_failure(error, self.where())
+
+    def failure(self, error: BaseException) -> Answer:
+        return (encode(Failed(self.id, self.carried(error))),), ()
 
     def rejection(self, reason: str, text: str = "") -> Answer:
         return (encode(Rejected(self.id, reason, text)),), ()

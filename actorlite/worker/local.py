@@ -13,7 +13,7 @@ from actorlite.errors import ActorDiedError
 from actorlite.ids import ActorId, ObjectId, object_id
 from actorlite.runtime.nearby import IMMUTABLE
 from actorlite.runtime.runtime import ProcessRuntime
-from actorlite.wire.failures import decode_failure, encode_failure
+from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import MAX_CHAIN, Hop
 from actorlite.wire.serialize import decode, encode
 from actorlite.worker.inbound import HostedActor, InboundCall
@@ -65,6 +65,9 @@ class LocalCall(InboundCall):
 
     worker_ends = interrupt
 
+    def __repr__(self) -> str:
+        return f"<LocalCall {self.name}>"
+
 
 def _hops() -> tuple[Hop, ...]:
     """The structured calls that wait for one made here, outermost first."""
@@ -86,10 +89,10 @@ class LocalCalls:
     ) -> Coroutine[Any, Any, Any] | None:
         shelf = self._worker.actors
         actor = shelf.find(target)
-        if actor is None or actor.instance is None or not shelf.is_coroutine(actor, method):
+        if actor is None or actor.instance is None or not shelf.turns.is_coroutine(actor, method):
             return None
         call = LocalCall(self._worker, actor, method, caller)
-        return self._run(call, args, kwargs) if shelf.try_start(call) else None
+        return self._run(call, args, kwargs) if shelf.turns.try_start(call) else None
 
     async def _run(self, call: LocalCall, args: Args, kwargs: Kwargs) -> Any:
         call.task = task = asyncio.current_task()
@@ -104,19 +107,19 @@ class LocalCalls:
                 raise call.death from None
             if task.cancelling():
                 raise
-            raise decode_failure(encode_failure(error, call.where())) from None
+            raise decode_failure(call.carried(error)) from None
         except BaseException as error:
-            raise decode_failure(encode_failure(error, call.where())) from None
+            raise decode_failure(call.carried(error)) from None
         finally:
             call.task = None
-            self._worker.actors.local_ended(call)
+            self._worker.actors.turns.local_ended(call)
         return value if type(value) in IMMUTABLE else self._copied(call, value)
 
     def _copied(self, call: LocalCall, value: Any) -> Any:
         try:
             encoded = encode(value)
         except Exception as error:
-            raise decode_failure(encode_failure(error, call.where())) from None
+            raise decode_failure(call.carried(error)) from None
         if not encoded.handles:
             return decode(encoded.kind, encoded.data, encoded.buffers, call.caller)
         exports = self._worker.runtime.exports

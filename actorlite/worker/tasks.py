@@ -7,7 +7,6 @@ back to their owner, who runs them elsewhere; so a task may wait for one that wa
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.state.mailbox import Mailbox
 from actorlite.wire.messages import HANDED_BACK
 from actorlite.worker.executor import ThreadExecutor
+from actorlite.worker.functions import TaskFunctions
 from actorlite.worker.inbound import Answer, InboundCall
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TaskLane:
         self._loop = worker.loop
         self._mailbox: Mailbox[InboundCall] = Mailbox(chain=True)
         self._executor = ThreadExecutor(1, "actorlite-task")
-        self._coroutines: dict[bytes, bool] = {}
+        self.functions = TaskFunctions(worker, self._executor)
         self._started: dict[InboundCall, None] = {}
         """The running call, and behind it those that are queued in the thread."""
         self._hand_back_timer: asyncio.TimerHandle | None = None
@@ -57,10 +57,6 @@ class TaskLane:
             self._hand_back()
         elif self._hand_back_timer is None:
             self._hand_back_timer = self._loop.call_later(HAND_BACK_S, self._stuck, self._oldest)
-
-    def is_plain(self, digest: bytes) -> bool:
-        """Whether the code is known here, and no coroutine function."""
-        return self._coroutines.get(digest) is False
 
     def withdraw(self, call: InboundCall) -> bool:
         """Cancel a task that has not started; False when it has."""
@@ -103,33 +99,14 @@ class TaskLane:
         self._start_now(call)
 
     def _start_now(self, call: InboundCall) -> None:
-        digest = call.message.code
-        kind = self._coroutines.get(digest)
+        functions = self.functions
+        kind = functions.kind(call.message.code)
         if kind is None:
-            # The code is built where plain functions run: building it may import user modules.
-            self._executor.submit(lambda: self._build(call, digest))
+            functions.build(call, self._built)
         elif kind:
-            function = self._worker.runtime.code.find(digest)
-            call.name = function.__name__
-            self._worker.runner.start_coroutine(call, function, self._done)
+            self._worker.runner.start_coroutine(call, functions.find(call), self._done)
         else:
-            self._worker.runner.start_plain(call, lambda: self._find(call, digest), self._executor, self._done)
-
-    def _find(self, call: InboundCall, digest: bytes) -> Any:
-        function = self._worker.runtime.code.find(digest)
-        call.name = getattr(function, "__name__", "task")
-        return function
-
-    def _build(self, call: InboundCall, digest: bytes) -> None:
-        answer: Answer | None = None
-        try:
-            function = self._worker.runner.context_for(call).run(self._worker.runtime.code.find, digest)
-            self._coroutines[digest] = inspect.iscoroutinefunction(function)
-        except BaseException as error:
-            call.name = "(its code could not be loaded)"
-            answer = call.failure(error)
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._built, call, answer)
+            self._worker.runner.start_plain(call, lambda: functions.find(call), self._executor, self._done)
 
     def _built(self, call: InboundCall, answer: Answer | None) -> None:
         if answer is not None:

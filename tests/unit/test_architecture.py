@@ -45,7 +45,6 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 
 ALLOWED: dict[str, str] = {
-    "import actorlite/opening/private.py:actorlite.opening.driver": "while the daemon starts; no cycle is behind it",
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",
     "methods actorlite/refs.py:ObjectRef": "a future's whole interface, which asyncio's combinators ask for, and ours",
 }

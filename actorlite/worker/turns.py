@@ -1,0 +1,131 @@
+"""Whose turn it is: the calls of each actor that have started, and those that may start when one has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from actorlite.ids import ActorId
+from actorlite.worker.inbound import Answer, HostedActor, InboundCall
+
+if TYPE_CHECKING:
+    from actorlite.worker.host import Worker
+
+
+class Turns:
+    """On the loop only. A call ends by `done`; one from this loop that needs no answer by `local_ended`."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._coroutines: dict[tuple[type[Any], str], bool] = {}
+        self._started: dict[ActorId, set[InboundCall]] = {}
+
+    def offer(self, call: InboundCall) -> None:
+        """Start the call, or let it wait in its actor's mailbox."""
+        actor = call.actor
+        assert actor is not None
+        if actor.mailbox.offer(call):
+            self._start(call)
+
+    def is_coroutine(self, actor: HostedActor, method: str) -> bool:
+        key = (type(actor.instance), method)
+        known = self._coroutines.get(key)
+        if known is None:
+            function = getattr(actor.instance, method, None)
+            known = self._coroutines[key] = inspect.iscoroutinefunction(function)
+        return known
+
+    def try_start(self, call: InboundCall) -> bool:
+        """Count a call from this loop as started, if it may start now; `local_ended` follows."""
+        actor = call.actor
+        assert actor is not None
+        if not actor.mailbox.try_start(call):
+            return False
+        self._note_start(actor, call)
+        return True
+
+    def local_ended(self, call: InboundCall) -> None:
+        actor = call.actor
+        assert actor is not None
+        self._ended(actor, call)
+
+    def _note_start(self, actor: HostedActor, call: InboundCall) -> None:
+        started = self._started.get(actor.id)
+        if started is None:
+            self._started[actor.id] = {call}
+        else:
+            started.add(call)
+
+    def _start(self, call: InboundCall) -> None:
+        actor = call.actor
+        assert actor is not None
+        self._note_start(actor, call)
+        if call.message.slots and call.foreign_slots:
+            self._worker.runner.start_work(call, self._fetch_and_start(call))
+        else:
+            self._start_now(call)
+
+    def _start_now(self, call: InboundCall) -> None:
+        actor = call.actor
+        assert actor is not None
+        runner = self._worker.runner
+        if self.is_coroutine(actor, call.name):
+            runner.start_coroutine(call, getattr(actor.instance, call.name), self.done)
+        else:
+            runner.start_plain(call, lambda: getattr(actor.instance, call.name), actor.executor, self.done)
+
+    async def _fetch_and_start(self, call: InboundCall) -> None:
+        try:
+            await self._worker.fetch_slots(call)
+        except asyncio.CancelledError:
+            self.done(call, call.cancellation())
+        except BaseException as error:
+            self.done(call, call.failure(error))
+        else:
+            self._start_now(call)
+
+    def done(self, call: InboundCall, answer: Answer) -> None:
+        actor = call.actor
+        assert actor is not None
+        if call.id in call.peer.inbound:  # else it was answered when the actor ended
+            self._worker.runner.deliver(call, answer)
+        self._ended(actor, call)
+
+    def _ended(self, actor: HostedActor, call: InboundCall) -> None:
+        started = self._started.get(actor.id)
+        if started is not None:
+            started.discard(call)
+            if not started:
+                del self._started[actor.id]
+        for following in actor.mailbox.finished(call):
+            self._start(following)
+
+    def note_constructor(self, actor: HostedActor, call: InboundCall) -> None:
+        """The constructor has the mailbox to itself until it is `done`."""
+        actor.mailbox.offer(call)
+        self._note_start(actor, call)
+
+    def withdraw(self, call: InboundCall) -> bool:
+        """Cancel a call that has not started; False when it has."""
+        actor = call.actor
+        assert actor is not None
+        if actor.mailbox.withdraw(lambda each: each is call):
+            self._worker.runner.deliver(call, call.cancellation())
+            return True
+        if call.task is None and call.name != "__init__" and call in self._started.get(actor.id, ()) and call.claim():
+            self.done(call, call.cancellation())
+            return True
+        return False
+
+    def take_started(self, identifier: ActorId) -> set[InboundCall]:
+        """The calls that run now, of an actor that ends."""
+        return self._started.pop(identifier, set())
+
+    def take_all_started(self) -> list[InboundCall]:
+        calls = [call for calls in self._started.values() for call in calls]
+        self._started.clear()
+        return calls
+
+    def __repr__(self) -> str:
+        return f"<Turns actors={len(self._started)}>"
