@@ -77,6 +77,9 @@ class Session:
 
     async def shutdown(self) -> None:
         """Run `on_stop` of its actors, end what the session started, close. Idempotent; goes on when cancelled."""
+        if not self.runtime.in_loop():
+            await self.runtime.on_own_loop(self.shutdown())
+            return
         if self._shutting_down is None:
             sessions.discard(self.runtime)
             if current_runtime.get() is self.runtime:

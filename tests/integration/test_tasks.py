@@ -207,6 +207,15 @@ async def catch(function: Any) -> BaseException | None:
     return None
 
 
+class Odd(al.Actor):
+    async def odd(self) -> None:
+        raise asyncio.CancelledError("mine")
+
+    @al.method
+    def odd_plain(self) -> None:
+        raise asyncio.CancelledError("mine")
+
+
 async def test_a_task_that_raises_cancelled_error_does_not_cancel_its_caller(cluster: al.Session) -> None:
     @al.remote
     async def odd() -> None:
@@ -216,7 +225,9 @@ async def test_a_task_that_raises_cancelled_error_does_not_cancel_its_caller(clu
     def odd_plain() -> None:
         raise asyncio.CancelledError("mine")
 
-    for function in (odd, odd_plain):
+    actor = Odd.remote()
+    await al.ready(actor)
+    for function in (odd, odd_plain, actor.odd, actor.odd_plain):
         with pytest.raises(Exception, match="mine"):
             await function.remote()
         with pytest.raises(Exception, match="mine"):
