@@ -66,6 +66,14 @@ class Connection(Protocol):
         """Send what is queued, then close. Idempotent; a cancelled `aclose` still closes."""
 
 
+class ThreadSender(Protocol):
+    """What a connection may offer beside the seam, for answers that are computed in threads."""
+
+    def send_from_thread(self, *parts: Buffer) -> bool:
+        """Send one message now, from any thread; False when it must go through `send` on the loop instead."""
+        ...
+
+
 class Listener(Protocol):
     @property
     def address(self) -> Address:

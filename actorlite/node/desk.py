@@ -140,10 +140,10 @@ class LeaseDesk:
                 peer.tell(encode(Reclaim()))
 
     def worker_ended(self, record: WorkerRecord) -> None:
-        """Free the lease that a worker worked for, and everything that it held itself."""
-        if record.lease:
-            self._workers_of.pop(record.lease, None)
-            self._release(record.lease)
+        """Free the leases that a worker worked for, several when it is shared, and everything that it held itself."""
+        for number in [number for number, each in self._workers_of.items() if each is record]:
+            del self._workers_of[number]
+            self._release(number)
         self.owner_gone(record.process)
 
     def owner_gone(self, process: ProcessId) -> None:

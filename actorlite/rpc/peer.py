@@ -172,6 +172,11 @@ class Peer:
             except ConnectionLost:
                 return  # `closed` follows, and tells whoever must know
 
+    def tell_from_thread(self, *parts: Buffer) -> bool:
+        """`tell` from a thread, at once; False when it has to be done on the loop."""
+        send = getattr(self._connection, "send_from_thread", None)
+        return self.is_open and send is not None and bool(send(*parts))
+
     def call(self, id: int, pending: Pending, *parts: Buffer) -> None:
         """One message with an answer under `id`. Raises `ConnectionLost` when surely nothing was sent."""
         if self._deferred or len(self._pending) >= MAX_UNANSWERED:

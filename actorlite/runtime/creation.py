@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actorlite.definitions import ActorDefinition
 from actorlite.errors import ActorliteError, ActorUnavailableError, ConnectionLost, Outcome
@@ -86,12 +86,18 @@ class CreationOut(Outbound):
         self.end(None)
 
 
+class ActorLease(NamedTuple):
+    number: int
+    exclusive: bool
+    """Whether the worker is the actor's own; a light actor only holds CPU."""
+
+
 class ActorMaker:
     """Creates this process's actors; the directory keeps them."""
 
     def __init__(self, runtime: ProcessRuntime) -> None:
         self.runtime = runtime
-        self._leases: dict[ActorId, int] = {}
+        self._leases: dict[ActorId, ActorLease] = {}
         self._creating: dict[ActorId, tuple[CreationOut, asyncio.Task[None]]] = {}
         self._shared: asyncio.Task[Peer] | None = None
 
@@ -166,7 +172,7 @@ class ActorMaker:
         )
         if lease is None:
             raise ActorUnavailableError("the request for a worker was withdrawn", outcome=Outcome.NOT_EXECUTED)
-        self._leases[creation.link.id] = lease.lease
+        self._leases[creation.link.id] = ActorLease(lease.lease, not creation.shared)
         return await runtime.hub.connect(lease.address)
 
     async def _shared_worker(self) -> Peer:
@@ -190,9 +196,9 @@ class ActorMaker:
         """The worker of an actor that failed to start is not clean."""
         lease = self._leases.pop(link.id, None)
         if lease is not None:
-            self.runtime.node.return_lease(lease, reuse=False)
+            self.runtime.node.return_lease(lease.number, reuse=False)
 
-    def take_lease(self, link: Link) -> int | None:
+    def take_lease(self, link: Link) -> ActorLease | None:
         """The lease of an actor that has ended, or is to end: the caller's to return."""
         creating = self._creating.get(link.id)
         if creating is not None:

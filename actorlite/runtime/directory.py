@@ -116,12 +116,13 @@ class ActorDirectory:
         link.happened(ActorEvent.KILLED, "it was killed by al.kill()")
         lease = self.runtime.maker.take_lease(link)
         place = link.place
-        if lease is not None and place is not None:
+        if lease is not None and lease.exclusive and place is not None:
             await self.runtime.node.kill_worker(place.process)
-        elif lease is not None:
-            self.runtime.node.return_lease(lease, reuse=False)
-        elif peer is not None and peer.is_open:
-            await peer.request(next(self.runtime.hub.numbers), StopActor(link.id, False))
+        else:
+            if lease is not None:
+                self.runtime.node.return_lease(lease.number, reuse=False)
+            if peer is not None:
+                await self._stop(peer, link, graceful=False)
         self.created.pop(link.id, None)
 
     async def killed(self, peer: Peer, body: KillActor) -> Yes:

@@ -31,6 +31,11 @@ class ThreadExecutor:
         if len(self._threads) < self.size:
             self._maybe_start()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued behind the work that runs."""
+        return self._queue.empty()
+
     def close(self) -> None:
         """Take no more work; threads end when idle. Never waits for a blocked thread."""
         self._closed = True

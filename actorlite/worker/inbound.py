@@ -115,6 +115,18 @@ class InboundCall:
             and not self.worker.actors.turns.is_coroutine(actor, self.name)
         )
 
+    def may_answer_at_once(self, answer: Answer) -> bool:
+        """Whether the answer may overtake what the loop has to say: not when references came with the call or go with
+        the answer, whose owners must hear of it first."""
+        message = self.message
+        return not answer[1] and not message.args.refs and not message.slots and self.name != "__init__"
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether a call waits for the end of this one."""
+        mailbox = self.actor.mailbox if self.actor is not None else self.worker.tasks.mailbox
+        return bool(mailbox.waiting)
+
     # --- what user code sees
 
     @property

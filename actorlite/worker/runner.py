@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Done = Callable[[InboundCall, Answer], None]
 
+SENT: Answer = ((), ())
+"""Stands for an answer that went out already."""
+
 
 class Runner:
     def __init__(self, worker: Worker) -> None:
@@ -53,7 +56,7 @@ class Runner:
         self, call: InboundCall, find: Callable[[], Callable[..., Any]], executor: ThreadExecutor, done: Done
     ) -> None:
         """Decode the arguments and run a plain function in a thread; `find` gives it, there."""
-        executor.submit(partial(self._run_plain, call, find, done))
+        executor.submit(partial(self._run_plain, call, find, executor, done))
 
     def start_work(self, call: InboundCall, work: Any) -> None:
         """Run a coroutine of ours for a call, cancelled with it."""
@@ -63,6 +66,8 @@ class Runner:
         """Send an answer; first let the owners of references that came with the call know that they are held here."""
         peer = call.peer
         peer.inbound.pop(call.id, None)
+        if answer is SENT:
+            return
         if self._silent:
             return
         borrows = self._worker.runtime.borrows
@@ -105,11 +110,17 @@ class Runner:
 
     # --- in threads
 
-    def _run_plain(self, call: InboundCall, find: Callable[[], Callable[..., Any]], done: Done) -> None:
+    def _run_plain(
+        self, call: InboundCall, find: Callable[[], Callable[..., Any]], executor: ThreadExecutor, done: Done
+    ) -> None:
         if not call.claim():
             return  # the loop took it back, and has answered
         answer = self.context_for(call).run(self._call_plain, call, find)
-        self._ended.append((done, call, answer))
+        # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
+        sent = executor.is_idle and call.may_answer_at_once(answer) and call.peer.tell_from_thread(*answer[0])
+        self._ended.append((done, call, SENT if sent else answer))
+        if sent and not call.others_wait:
+            return
         if not self._wake_up_sent:
             self._wake_up_sent = True
             if not self._loop.is_closed():
@@ -123,6 +134,11 @@ class Runner:
         except BaseException as error:
             # SystemExit too: a thread that ends does not end the process, and its caller must hear of it.
             return call.failure(error)
+
+    def collect_ended(self) -> None:
+        """See to calls that were answered from their thread; whoever asks what runs now must do this first."""
+        if self._ended:
+            self._collect()
 
     def _collect(self) -> None:
         # Cleared first: a thread that appends from now on wakes the loop again.

@@ -31,7 +31,7 @@ class TaskLane:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = worker.loop
-        self._mailbox: Mailbox[InboundCall] = Mailbox(chain=True)
+        self.mailbox: Mailbox[InboundCall] = Mailbox(chain=True)
         self._executor = ThreadExecutor(1, "actorlite-task")
         self.functions = TaskFunctions(worker, self._executor)
         self._started: dict[InboundCall, None] = {}
@@ -49,7 +49,10 @@ class TaskLane:
         """Handler of `TaskCall`."""
         call = InboundCall(self._worker, peer, message, parts, None, "")
         peer.inbound[call.id] = call
-        if self._mailbox.offer(call):
+        started = self.mailbox.offer(call)
+        # After the offer: a task that is answered from its thread looks for those that wait once it is noted here.
+        self._worker.runner.collect_ended()
+        if started:
             self._start(call)
             if len(self._started) == 1:
                 return
@@ -60,7 +63,7 @@ class TaskLane:
 
     def withdraw(self, call: InboundCall) -> bool:
         """Cancel a task that has not started; False when it has."""
-        if self._mailbox.withdraw(lambda each: each is call):
+        if self.mailbox.withdraw(lambda each: each is call):
             self._worker.runner.deliver(call, call.cancellation())
             return True
         if call.task is None and call in self._started and call.claim():
@@ -77,7 +80,7 @@ class TaskLane:
 
     def peer_lost(self, peer: Peer) -> None:
         """Nobody wants the tasks of a process that is gone."""
-        for call in self._mailbox.withdraw(lambda each: each.peer is peer):
+        for call in self.mailbox.withdraw(lambda each: each.peer is peer):
             peer.inbound.pop(call.id, None)
         for call in [each for each in self._started if each.peer is peer]:
             self._worker.cancel_call(call)
@@ -131,16 +134,17 @@ class TaskLane:
         self._waiting = 0
         self._started.pop(call, None)
         self._worker.runner.deliver(call, answer)
-        for following in self._mailbox.finished(call):
+        for following in self.mailbox.finished(call):
             self._start(following)
 
     # --- not in the way of others
 
     def _stuck(self, call: InboundCall | None) -> None:
         self._hand_back_timer = None
+        self._worker.runner.collect_ended()
         if self._oldest is call:
             self._hand_back()
-        elif self._mailbox.waiting or len(self._started) > 1:
+        elif self.mailbox.waiting or len(self._started) > 1:
             self._hand_back_timer = self._loop.call_later(HAND_BACK_S, self._stuck, self._oldest)
 
     @property
@@ -150,14 +154,15 @@ class TaskLane:
     def _hand_back(self) -> None:
         """Give everything back that does not run, newest first: the owner puts each at the front of its queue."""
         behind = [call for call in list(self._started)[1:] if call.task is None and call.claim()]
-        waiting = self._mailbox.withdraw(lambda each: True)
+        waiting = self.mailbox.withdraw(lambda each: True)
         for call in reversed([*behind, *waiting]):
             self._worker.runner.deliver(call, call.rejection(HANDED_BACK))
         for call in behind:
             del self._started[call]
-            self._mailbox.finished(call)
+            self.mailbox.finished(call)
 
     def _waits(self, change: int) -> None:
+        self._worker.runner.collect_ended()
         if not self._started:
             return
         self._waiting = max(0, self._waiting + change)
@@ -175,4 +180,4 @@ class TaskLane:
             self._hand_back()
 
     def __repr__(self) -> str:
-        return f"<TaskLane started={len(self._started)} waiting={self._mailbox.waiting} lent={self._lent}>"
+        return f"<TaskLane started={len(self._started)} waiting={self.mailbox.waiting} lent={self._lent}>"

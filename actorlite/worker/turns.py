@@ -25,7 +25,10 @@ class Turns:
         """Start the call, or let it wait in its actor's mailbox."""
         actor = call.actor
         assert actor is not None
-        if actor.mailbox.offer(call):
+        started = actor.mailbox.offer(call)
+        # After the offer: a call that is answered from its thread looks for those that wait once it is noted here.
+        self._worker.runner.collect_ended()
+        if started:
             self._start(call)
 
     def is_coroutine(self, actor: HostedActor, method: str) -> bool:
@@ -120,6 +123,7 @@ class Turns:
 
     def take_started(self, identifier: ActorId) -> set[InboundCall]:
         """The calls that run now, of an actor that ends."""
+        self._worker.runner.collect_ended()
         return self._started.pop(identifier, set())
 
     def take_all_started(self) -> list[InboundCall]:

@@ -7,9 +7,9 @@ import logging
 
 logger = logging.getLogger("actorlite.transport")
 
-HIGH_WATER_BYTES = 256 * 1024
-"""`drain` waits while more than this is queued..."""
-LOW_WATER_BYTES = 64 * 1024
+HIGH_WATER_BYTES = 8 * 1024
+"""`drain` waits while more than this is queued behind what the kernel has taken..."""
+LOW_WATER_BYTES = 4 * 1024
 """...until no more than this is."""
 
 

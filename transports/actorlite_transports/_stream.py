@@ -8,6 +8,9 @@ kernel throw away what the peer has not read yet.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import threading
 from collections.abc import Callable
 from mmap import mmap
 from typing import TypeAlias, cast
@@ -20,6 +23,9 @@ from actorlite_transports._flow import HIGH_WATER_BYTES, LOW_WATER_BYTES, Wakeup
 
 CLOSE_GRACE_S = 2.0
 """How long `aclose` bears a peer that takes nothing; then what it did not take is dropped."""
+
+EARLY_FLUSH_BYTES = 12 * 1024
+"""A pass that sends many messages does not wait for its end: the peer can begin with the first ones meanwhile."""
 
 _scratch_of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
 
@@ -54,6 +60,11 @@ class StreamConnection(asyncio.BufferedProtocol):
         self._failure: ConnectionLost | None = None
         self._changed = Wakeups()
         self._grace: asyncio.TimerHandle | None = None
+        self._write_lock = threading.Lock()
+        self._direct: socket.socket | None = None
+        """The socket once more, for `send_from_thread`."""
+        self._rest: memoryview | None = None
+        """What the kernel did not take of a message from a thread; goes before everything else."""
 
     def __repr__(self) -> str:
         state = "open" if self._open else "ended" if self._ended else "closing"
@@ -65,11 +76,44 @@ class StreamConnection(asyncio.BufferedProtocol):
         buffers = encode_frame(parts)
         self._queue += buffers
         self._queued_bytes += len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
-        if self._queued_bytes > HIGH_WATER_BYTES:
+        if self._queued_bytes > EARLY_FLUSH_BYTES:
             self._flush()
         elif not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush_pass)
+
+    def send_from_thread(self, *parts: Buffer) -> bool:
+        """Write one message to the socket, now, from a thread other than the loop's.
+
+        False when it is not sent, because something else is queued before it or the connection has ended: then it must
+        go through `send`. Saves waking the loop only to write a few bytes.
+        """
+        if self._queue or not self._write_lock.acquire(blocking=False):
+            return False
+        try:
+            transport = self._transport
+            if not self._open or self._queue or self._rest is not None or transport is None or self._paused:
+                return False
+            if transport.is_closing() or transport.get_write_buffer_size():
+                return False
+            direct = self._direct
+            if direct is None:
+                # A descriptor of our own: the transport may close its one at any time, and the number be given away.
+                descriptor = transport.get_extra_info("socket").fileno()
+                direct = self._direct = socket.socket(fileno=os.dup(descriptor))
+            data = b"".join(encode_frame(parts))
+            try:
+                sent = direct.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return False  # the loop finds out by itself
+            if sent < len(data):
+                self._rest = memoryview(data)[sent:]
+                self._loop.call_soon_threadsafe(self._flush)
+            return True
+        finally:
+            self._write_lock.release()
 
     async def drain(self) -> None:
         while self._open and self._paused:
@@ -163,6 +207,10 @@ class StreamConnection(asyncio.BufferedProtocol):
         self._queued_bytes = 0
         if self._grace is not None:
             self._grace.cancel()
+        with self._write_lock:
+            if self._direct is not None:
+                self._direct.close()
+                self._direct = None
         sink, self._sink, self._reader = self._sink, None, None
         self._changed.wake()
         if sink is not None:
@@ -186,17 +234,21 @@ class StreamConnection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         queue, transport = self._queue, self._transport
-        if not queue or transport is None or not self._open:
+        if transport is None or not self._open or not (queue or self._rest):
             return
-        self._queue, self._queued_bytes = [], 0
-        if transport.is_closing():
-            return
-        if len(queue) == 1:
-            transport.write(queue[0])
-            return
-        for run in joined_runs(queue):
-            if not transport.is_closing():
-                transport.write(run)
+        with self._write_lock:
+            self._queue, self._queued_bytes = [], 0
+            if self._rest is not None:
+                queue.insert(0, self._rest)
+                self._rest = None
+            if transport.is_closing():
+                return
+            if len(queue) == 1:
+                transport.write(queue[0])
+                return
+            for run in joined_runs(queue):
+                if not transport.is_closing():
+                    transport.write(run)
 
     def _grace_over(self, unsent_before: int) -> None:
         unsent = self._unsent_bytes()
