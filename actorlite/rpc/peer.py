@@ -166,9 +166,9 @@ class Peer:
 
     def tell(self, *parts: Buffer) -> None:
         """`send` for news that a lost peer need not hear. Never raises."""
-        if self.is_open:
+        if self.is_open and self._connection is not None:
             try:
-                self.send(*parts)
+                self._connection.send(*parts)
             except ConnectionLost:
                 return  # `closed` follows, and tells whoever must know
 
@@ -182,7 +182,10 @@ class Peer:
         if self._deferred or len(self._pending) >= MAX_UNANSWERED:
             self._deferred.append((id, pending, parts))
             return
-        self.send(*parts)
+        if self._connection is None or self._ended:
+            self.send(*parts)  # raises
+        else:
+            self._connection.send(*parts)
         self._pending[id] = pending
 
     def cancel(self, id: int) -> None:

@@ -150,7 +150,7 @@ class ActorDirectory:
     async def stop_all(self, grace_s: float) -> None:
         """Run `on_stop` of the actors that have one, all at once, for at most `grace_s`."""
         stopping = [
-            self._stop(link)
+            self._stop(link.peer, link, graceful=True)
             for link in self.created.values()
             if link.life is ActorState.ALIVE and link.peer is not None and hasattr(link.definition.cls, "on_stop")
         ]
@@ -161,12 +161,9 @@ class ActorDirectory:
             except TimeoutError:
                 pass  # the grace is over: what is left is killed with its worker
 
-    async def _stop(self, link: Link) -> None:
-        peer = link.peer
-        if peer is None:
-            return
+    async def _stop(self, peer: Peer, link: Link, *, graceful: bool) -> None:
         try:
-            await peer.request(next(self.runtime.hub.numbers), StopActor(link.id, True))
+            await peer.request(next(self.runtime.hub.numbers), StopActor(link.id, graceful))
         except ActorliteError:
             return  # it died first
 

@@ -51,6 +51,7 @@ class Worker:
         self.spec = spec
         self.loop = asyncio.get_running_loop()
         self._on_end = on_end
+        self._started = False
         self._handlers = Handlers()
         identity = Identity(spec.process, "worker", "", pid, PYTHON)
         self.hub = Hub(identity, spec.token, entropy, self._handlers, on_peer_lost=self._peer_lost)
@@ -67,6 +68,7 @@ class Worker:
         self.runner = Runner(self)
         self.tasks = TaskLane(self)
         self.actors = ActorShelf(self)
+        self._started = True
         self._handlers.on_messages(
             {
                 TaskCall: self.tasks.arrived,
@@ -82,6 +84,9 @@ class Worker:
 
     async def aclose(self) -> None:
         """Drop everything: running calls are cancelled, nobody is told anything but the end of the connection."""
+        if not self._started:
+            await self.hub.aclose()
+            return
         self.tasks.close()
         self.actors.close()
         self.runtime.quiet = True

@@ -16,6 +16,7 @@ from actorlite.transport import Buffer
 from actorlite.wire.failures import encode_failure
 from actorlite.wire.messages import (
     CANCELLED,
+    INLINE_PAYLOAD_BYTES,
     Envelope,
     Failed,
     Payload,
@@ -184,6 +185,9 @@ class InboundCall:
         """The decoded arguments. Raises what unpickling raises: that is user code too."""
         message = self.message
         slots = message.slots
+        if not slots and not message.args.parts:  # most calls
+            args, kwargs = decode(message.args.kind, message.args.data, (), self.worker.runtime)
+            return args, kwargs
         payloads: list[Payload] = [message.args, *(slot.payload for slot in slots if slot.payload is not None)]
         values = [
             decode(each.kind, each.data, each.buffers, self.worker.runtime) for each in unpack_all(payloads, self.parts)
@@ -216,6 +220,8 @@ class InboundCall:
         try:
             if wanted == 1:
                 encoded = encode_value(value)
+                if not encoded.handles and not encoded.buffers and len(encoded.data) <= INLINE_PAYLOAD_BYTES:
+                    return (encode(Reply(self.id, Payload(encoded.kind, encoded.data))),), ()  # type: ignore[arg-type]
                 payload, parts = pack(encoded, own)
                 return (encode(Reply(self.id, payload)), *parts), encoded.handles
             if wanted == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 
 from actorlite.host import Entropy, ExitReport, ProcessHandle, WorkerSpec
 from actorlite.runtime.nearby import hosts_in
@@ -25,6 +26,9 @@ class LoopWorker:
 
     async def wait(self) -> ExitReport:
         return await asyncio.shield(self._report)
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        self._report.add_done_callback(lambda _: callback())
 
     def kill(self) -> None:
         self._end("killed by its node")
@@ -61,6 +65,7 @@ class LoopSpawner:
     async def start(self, spec: WorkerSpec) -> ProcessHandle:
         worker = LoopWorker(spec, self._entropy)
         self._workers.add(worker)
+        worker.on_end(lambda: self._workers.discard(worker))
         try:
             await worker.worker.start()
         except BaseException:
@@ -72,9 +77,10 @@ class LoopSpawner:
         return worker
 
     async def aclose(self) -> None:
-        for worker in self._workers:
+        workers = list(self._workers)
+        for worker in workers:
             worker.kill()
-        await asyncio.gather(*(worker.closed() for worker in self._workers))
+        await asyncio.gather(*(worker.closed() for worker in workers))
         self._workers.clear()
 
     def __repr__(self) -> str:

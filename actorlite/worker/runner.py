@@ -66,15 +66,15 @@ class Runner:
         """Send an answer; first let the owners of references that came with the call know that they are held here."""
         peer = call.peer
         peer.inbound.pop(call.id, None)
-        if answer is SENT:
-            return
-        if self._silent:
+        if answer is SENT or self._silent:
             return
         borrows = self._worker.runtime.borrows
         if borrows.registering:
             borrows.when_registered(partial(self._send, peer, call.id, answer))
-        else:
+        elif answer[1]:
             self._send(peer, call.id, answer)
+        else:
+            peer.tell(*answer[0])
 
     def cancel_all(self) -> list[asyncio.Task[None]]:
         """The worker ends: its callers learn that from their connections, not from what its end does to user code."""

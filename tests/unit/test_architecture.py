@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
-        "errors ids options signatures resources definitions config context refs",
+        "errors ids loading options signatures resources definitions config context refs",
         "wire state",
         "transport host proctree",
         "rpc",
