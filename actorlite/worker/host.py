@@ -133,9 +133,11 @@ class Worker:
         if peer is runtime.node.peer:
             self._on_end(f"the node is gone: {error}")
             return
-        for call in list(peer.inbound.values()):
-            call.cancelled = True
         self.tasks.peer_lost(peer)
+        for call in list(peer.inbound.values()):
+            # Whoever waited for it is gone. What was submitted with `.remote()` runs on: nobody was to wait for it.
+            if call.envelope is not None and call.envelope.structured:
+                self.cancel_call(call)
         self.actors.creator_lost(peer)
 
     def __repr__(self) -> str:

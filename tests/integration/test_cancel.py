@@ -300,3 +300,65 @@ async def test_cancelling_from_another_thread(cluster: al.Session, gate: Any) ->
     with pytest.raises(TaskCancelledError):
         await ref
     await gate.arrived()
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_cancelling_around_the_first_step(cluster: al.Session, all_free: Any, steps: int) -> None:
+    """A task may be cancelled after it was made and before it has run: it must still be seen to have ended."""
+
+    @al.remote
+    async def nothing() -> int:
+        return 1
+
+    class Nothing(al.Actor):
+        async def nothing(self) -> int:
+            return 1
+
+    actor = Nothing.remote()
+    await asyncio.gather(nothing(), actor.nothing())
+    for _ in range(20):
+        refs = [nothing.remote(), actor.nothing.remote()]
+        structured = [asyncio.ensure_future(nothing()), asyncio.ensure_future(actor.nothing())]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for ref in refs:
+            await al.cancel(ref)
+        for call in structured:
+            call.cancel()
+        outcomes = await asyncio.wait_for(asyncio.gather(*refs, *structured, return_exceptions=True), 10)
+        assert all(each == 1 or isinstance(each, TaskCancelledError | asyncio.CancelledError) for each in outcomes)
+    assert await asyncio.wait_for(asyncio.gather(nothing(), actor.nothing()), 10) == [1, 1]
+    await all_free(cluster)
+
+
+async def test_cancelling_behind_a_task_that_waits(cluster: al.Session, gate: Any, all_free: Any) -> None:
+    """The plain tasks behind it share its thread, but not its fate: its CPUs stay lent out."""
+
+    @al.remote
+    def quick() -> int:
+        return 1
+
+    @al.remote(num_cpus=2)
+    def waits(ref: list[al.ObjectRef[int]]) -> int:
+        gate.arrive()
+        return al.sync.get(ref[0])
+
+    @al.remote(num_cpus=0)
+    def late() -> int:
+        gate.hold()
+        return 5
+
+    await al.get([quick.options(num_cpus=2).remote() for _ in range(200)])
+    ref = late.remote()
+    await gate.arrived()
+    waiting = waits.remote([ref])
+    behind = [quick.options(num_cpus=2).remote() for _ in range(5)]
+    await gate.arrived()
+    for each in behind[:3]:
+        await al.cancel(each)
+    outcomes = await asyncio.wait_for(asyncio.gather(*behind, return_exceptions=True), 10)
+    assert outcomes[3:] == [1, 1]
+    assert await asyncio.wait_for(quick.options(num_cpus=1)(), 10) == 1
+    gate.open()
+    assert await waiting == 5
+    await all_free(cluster)
