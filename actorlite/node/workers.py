@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from actorlite.errors import ActorliteError, WorkerStartError
@@ -94,6 +95,8 @@ class WorkerPool:
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self._idle: list[WorkerRecord] = []
+        self._ahead: list[tuple[Job, asyncio.Task[WorkerRecord | None]]] = []
+        """Workers that are being started before they are needed, and that nobody has asked for yet."""
         self._starting = asyncio.Semaphore(MAX_STARTING)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reaping: asyncio.Task[Any] | None = None
@@ -106,6 +109,13 @@ class WorkerPool:
                 self._idle.remove(record)
                 record.use = "leased"
                 return record
+        for entry in self._ahead:
+            if entry[0] is job:
+                self._ahead.remove(entry)
+                record_or_none = await self._claimed(entry[1])
+                if record_or_none is not None:
+                    return record_or_none
+                break
         return await self._start(job)
 
     def release(self, record: WorkerRecord, *, reuse: bool) -> None:
@@ -125,7 +135,9 @@ class WorkerPool:
     def prestart(self, job: Job, count: int) -> None:
         """Have some workers warm before they are needed."""
         for _ in range(count):
-            self.spawn(self._prestart(job))
+            entry = (job, self.spawn(self._prestart(job)))
+            self._ahead.append(entry)
+            entry[1].add_done_callback(partial(self._prestarted, entry))
 
     def registered(self, peer: Peer) -> WorkerRecord:
         """A worker says that it is ready. Raises for a process that this node did not start."""
@@ -228,13 +240,31 @@ class WorkerPool:
         record.ended.set()
         self._on_exit(record, text)
 
-    async def _prestart(self, job: Job) -> None:
+    async def _prestart(self, job: Job) -> WorkerRecord | None:
         try:
-            record = await self._start(job)
+            return await self._start(job)
         except ActorliteError as error:
             logger.warning("a worker could not be started ahead: %s", error)
-            return
-        self.release(record, reuse=True)
+            return None
+
+    def _prestarted(self, entry: tuple[Job, asyncio.Task[WorkerRecord | None]], task: asyncio.Task[Any]) -> None:
+        """Nobody has asked for it meanwhile: it is idle."""
+        if entry in self._ahead:
+            self._ahead.remove(entry)
+            self._unclaimed(task)
+
+    async def _claimed(self, starting: asyncio.Task[WorkerRecord | None]) -> WorkerRecord | None:
+        """A worker that was being started ahead; None when it failed."""
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Whoever asked is gone: it becomes idle after all.
+            starting.add_done_callback(self._unclaimed)
+            raise
+
+    def _unclaimed(self, task: asyncio.Task[WorkerRecord | None]) -> None:
+        if not task.cancelled() and task.exception() is None and (record := task.result()) is not None:
+            self.release(record, reuse=True)
 
     async def _reap(self) -> None:
         """End idle workers above the soft limit, oldest first, if they own nothing that others hold."""

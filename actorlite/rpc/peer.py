@@ -109,6 +109,8 @@ class Peer:
         self._on_open = on_open
         self._on_closed = on_closed
         self._connection: Connection | None = None
+        self.send_from_thread: Callable[..., bool] = _cannot
+        """`tell` from a thread, at once; False when it has to be done on the loop."""
         self._pending: dict[int, Pending] = {}
         self._deferred: deque[tuple[int, Pending, tuple[Buffer, ...]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,6 +122,7 @@ class Peer:
     def attach(self, connection: Connection) -> None:
         """The connection that this is the sink of; the connecting side begins the handshake with it."""
         self._connection = connection
+        self.send_from_thread = getattr(connection, "send_from_thread", _cannot)
         if self._handshake is not None and self._handshake.connecting:
             connection.send(self._handshake.start())
 
@@ -171,11 +174,6 @@ class Peer:
                 self._connection.send(*parts)
             except ConnectionLost:
                 return  # `closed` follows, and tells whoever must know
-
-    def tell_from_thread(self, *parts: Buffer) -> bool:
-        """`tell` from a thread, at once; False when it has to be done on the loop."""
-        send = getattr(self._connection, "send_from_thread", None)
-        return self.is_open and send is not None and bool(send(*parts))
 
     def call(self, id: int, pending: Pending, *parts: Buffer) -> None:
         """One message with an answer under `id`. Raises `ConnectionLost` when surely nothing was sent."""
@@ -339,6 +337,10 @@ class _RequestPending:
     def lost(self, error: ConnectionLost) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+def _cannot(*parts: Buffer) -> bool:
+    return False
 
 
 def _error_of(response: Response) -> ActorliteError:

@@ -12,7 +12,8 @@ from actorlite.state.mailbox import Mailbox
 from actorlite.wire.messages import ACTOR_DIED, NO_SUCH_ACTOR, CreateActor, Rejected, StopActor, Yes, encode
 from actorlite.worker.constructors import Constructors
 from actorlite.worker.executor import ThreadExecutor
-from actorlite.worker.inbound import Answer, HostedActor, InboundCall
+from actorlite.worker.inbound import Answer, InboundCall
+from actorlite.worker.scope import HostedActor
 from actorlite.worker.turns import Turns
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class ActorShelf:
         self._reject_waiting(actor, "it was stopped")
         if body.graceful and hasattr(actor.instance, "on_stop"):
             try:
-                await actor.instance.on_stop()
+                await self._worker.runner.run_hook(actor.instance.on_stop())
             except Exception:
                 logger.exception("on_stop of %r failed", actor)
         self._forget(actor, "it was stopped" if body.graceful else "it was killed")

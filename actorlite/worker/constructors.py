@@ -28,7 +28,7 @@ class Constructors:
 
     def start(self, call: InboundCall) -> None:
         if call.foreign_slots:
-            self._worker.runner.start_work(call, self._fetch_and_construct(call))
+            self._worker.runner.start_work(call, self._fetch_and_construct(call), self._constructed)
         else:
             self._construct(call)
 
@@ -64,7 +64,7 @@ class Constructors:
         if actor.instance is None:
             self._failed(call, answer)
         elif hasattr(actor.cls, "on_start"):
-            self._worker.runner.start_work(call, self._run_on_start(call, answer))
+            self._worker.runner.start_work(call, self._run_on_start(call, answer), self._failed)
         else:
             self._opened(call, answer)
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from actorlite.context import CallInfo
-from actorlite.errors import ActorDiedError, ActorliteError, Outcome, TaskCancelledError
+from actorlite.errors import ActorDiedError, ActorliteError, Outcome
 from actorlite.ids import ObjectId, object_id
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
 from actorlite.transport import Buffer
-from actorlite.wire.failures import encode_failure
 from actorlite.wire.messages import (
     CANCELLED,
     INLINE_PAYLOAD_BYTES,
@@ -28,46 +25,19 @@ from actorlite.wire.messages import (
 )
 from actorlite.wire.serialize import Encoded, decode
 from actorlite.wire.serialize import encode as encode_value
+from actorlite.worker.scope import HostedActor, RunningCall
 
 if TYPE_CHECKING:
-    from actorlite.ids import ActorId
-    from actorlite.state.mailbox import Mailbox
-    from actorlite.worker.executor import ThreadExecutor
     from actorlite.worker.host import Worker
 
 Answer = tuple[Sequence[Buffer], Sequence[object]]
 """The parts of the reply message, and the references inside it."""
 
 
-class HostedActor:
-    """One actor here. Slim: a worker may host a hundred thousand."""
+class InboundCall(RunningCall):
+    """One call from its arrival to its answer."""
 
-    __slots__ = ("id", "instance", "mailbox", "executor", "creator", "cls", "name")
-
-    def __init__(
-        self, id: ActorId, mailbox: Mailbox[InboundCall], executor: ThreadExecutor, creator: Peer, name: str
-    ) -> None:
-        self.id = id
-        self.instance: Any = None
-        """None until the constructor has returned."""
-        self.mailbox = mailbox
-        self.executor = executor
-        self.creator = creator
-        self.cls: type[Any] | None = None
-        self.name = name
-
-    @property
-    def class_name(self) -> str:
-        return self.cls.__name__ if self.cls is not None else "?"
-
-    def __repr__(self) -> str:
-        return f"<HostedActor {self.class_name} {self.id} {self.mailbox!r}>"
-
-
-class InboundCall:
-    """One call from its arrival to its answer; the `CallScope` of the user code that it runs."""
-
-    __slots__ = ("worker", "peer", "id", "name", "message", "parts", "actor", "task", "cancelled", "fetched", "_claim")
+    __slots__ = ("peer", "id", "message", "parts", "cancelled", "fetched", "_claim")
 
     def __init__(
         self,
@@ -128,24 +98,20 @@ class InboundCall:
         mailbox = self.actor.mailbox if self.actor is not None else self.worker.tasks.mailbox
         return bool(mailbox.waiting)
 
-    # --- what user code sees
+    @property
+    def given_name(self) -> str:  # type: ignore[override]
+        envelope = self.envelope
+        return envelope.name if envelope is not None else ""
 
     @property
-    def info(self) -> CallInfo:
+    def attempt(self) -> int:  # type: ignore[override]
         envelope = self.envelope
-        actor = self.actor
-        function_name = f"{type(actor.instance).__name__}.{self.name}" if actor is not None else self.name
-        return CallInfo(
-            task_id=self.task_id,
-            task_name=envelope.name if envelope is not None and envelope.name else function_name,
-            function_name=function_name,
-            attempt=envelope.attempt if envelope is not None else 0,
-            actor_id=actor.id if actor is not None else None,
-            actor_name=(actor.name or None) if actor is not None else None,
-            actor_class=actor.cls if actor is not None else None,
-            actor_data=(actor.id, actor.creator.identity.address) if actor is not None else (),
-            resources=self.worker.tasks.resources if actor is None else {},
-        )
+        return envelope.attempt if envelope is not None else 0
+
+    @property
+    def trace(self) -> str:
+        envelope = self.envelope
+        return envelope.trace if envelope is not None else ""
 
     @property
     def task_id(self) -> ObjectId:
@@ -155,14 +121,6 @@ class InboundCall:
     def chain(self) -> tuple[Any, ...]:
         envelope = self.envelope
         return envelope.chain if envelope is not None else ()
-
-    def enter_wait(self) -> None:
-        if self.actor is None:
-            self.worker.tasks.waits(1)
-
-    def leave_wait(self) -> None:
-        if self.actor is None:
-            self.worker.tasks.waits(-1)
 
     def interrupt(self, error: ActorDiedError) -> None:
         """The actor ends under the call: answer for it, and cancel its coroutine; a thread cannot be stopped."""
@@ -206,12 +164,6 @@ class InboundCall:
                 kwargs[slot.position] = value
         return args, kwargs
 
-    def where(self) -> str:
-        """One line for remote tracebacks."""
-        actor = self.actor
-        what = f"actor {actor.class_name}.{self.name}()" if actor is not None else f"task {self.name}()"
-        return f"{what} in worker pid {os.getpid()}"
-
     def success(self, value: Any) -> Answer:
         """The answer for a returned value; a value that cannot be sent becomes a failure."""
         envelope = self.envelope
@@ -227,30 +179,11 @@ class InboundCall:
             if wanted == 0:
                 payload, _ = pack(encode_value(None), own)
                 return (encode(Reply(self.id, payload)),), ()
-            return self._many(value, wanted, own)
+            return _many(self, value, wanted, own)
         except Exception as error:
             if isinstance(error, ActorliteError):
                 error.outcome = Outcome.EXECUTED
             return self.failure(error)
-
-    def _many(self, value: Any, wanted: int, own: str) -> Answer:
-        values = list(value)
-        if len(values) != wanted:
-            raise ValueError(f"{self.name}() returned {len(values)} values, but num_returns={wanted}")
-        all_encoded: list[Encoded] = [encode_value(each) for each in values]
-        packed = [pack(each, own) for each in all_encoded]
-        parts = [part for _, extra in packed for part in extra]
-        handles = [handle for each in all_encoded for handle in each.handles]
-        return (encode(Replies(self.id, tuple(payload for payload, _ in packed))), *parts), handles
-
-    def carried(self, error: BaseException) -> bytes:
-        """An error of user code as it travels."""
-        if isinstance(error, asyncio.CancelledError):
-            # As it is it would pass for the cancellation of whoever awaits the call.
-            cancelled = TaskCancelledError(f"{self.name}() raised CancelledError: {error}", outcome=Outcome.EXECUTED)
-            cancelled.__cause__ = error
-            error = cancelled
-        return encode_failure(error, self.where())
 
     def failure(self, error: BaseException) -> Answer:
         return (encode(Failed(self.id, self.carried(error))),), ()
@@ -263,3 +196,14 @@ class InboundCall:
 
     def __repr__(self) -> str:
         return f"<InboundCall {self.name} #{self.id} from {self.peer.identity.process}>"
+
+
+def _many(call: InboundCall, value: Any, wanted: int, own: str) -> Answer:
+    values = list(value)
+    if len(values) != wanted:
+        raise ValueError(f"{call.name}() returned {len(values)} values, but num_returns={wanted}")
+    all_encoded: list[Encoded] = [encode_value(each) for each in values]
+    packed = [pack(each, own) for each in all_encoded]
+    parts = [part for _, extra in packed for part in extra]
+    handles = [handle for each in all_encoded for handle in each.handles]
+    return (encode(Replies(call.id, tuple(payload for payload, _ in packed))), *parts), handles

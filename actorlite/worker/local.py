@@ -8,7 +8,7 @@ from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from actorlite.context import Args, Kwargs, current_call
+from actorlite.context import Args, Kwargs, current_call, current_trace
 from actorlite.errors import ActorDiedError
 from actorlite.ids import ActorId, ObjectId, object_id
 from actorlite.runtime.nearby import IMMUTABLE
@@ -16,13 +16,13 @@ from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import MAX_CHAIN, Hop
 from actorlite.wire.serialize import decode, encode
-from actorlite.worker.inbound import HostedActor, InboundCall
+from actorlite.worker.scope import HostedActor, RunningCall
 
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
 
 
-class LocalCall(InboundCall):
+class LocalCall(RunningCall):
     """A call without a message; it runs in the caller's task, in a context of its own."""
 
     __slots__ = ("caller", "number", "death", "hops")
@@ -31,8 +31,8 @@ class LocalCall(InboundCall):
         self.worker = worker
         self.actor = actor
         self.name = name
-        self.message = None
         self.caller = caller
+        self.task: asyncio.Task[Any] | None = None
         self.number = 0
         self.death: ActorDiedError | None = None
         scope = current_call.get()
@@ -49,6 +49,10 @@ class LocalCall(InboundCall):
     @property
     def chainable(self) -> bool:
         return False
+
+    @property
+    def trace(self) -> str:
+        return current_trace.get()
 
     @property
     def chain(self) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from actorlite.context import current_call, current_runtime, current_trace
 from actorlite.rpc.peer import Peer
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall
+from actorlite.worker.scope import RunningCall
 
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
@@ -32,25 +33,25 @@ class Runner:
         self._loop = worker.loop
         self._base = Context()
         self._base.run(current_runtime.set, worker.runtime)
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], tuple[Done, InboundCall]] = {}
         self._ended: deque[tuple[Done, InboundCall, Answer]] = deque()
         self._wake_up_sent = False
         self._silent = False
 
-    def context_for(self, call: InboundCall) -> Context:
+    def context_for(self, call: RunningCall) -> Context:
         """A call sees the runtime, itself and the trace it came with; nothing of the call before it."""
         context = self._base.copy()
         context.run(current_call.set, call)
-        envelope = call.envelope
-        if envelope is not None and envelope.trace:
-            context.run(current_trace.set, envelope.trace)
+        trace = call.trace
+        if trace:
+            context.run(current_trace.set, trace)
         return context
 
     # --- on the loop
 
     def start_coroutine(self, call: InboundCall, function: Callable[..., Any], done: Done) -> None:
         """Decode the arguments and run a coroutine function, as a task of its own."""
-        self._own(call, self._run_coroutine(call, function, done), self.context_for(call))
+        self._own(call, self._run_coroutine(call, function, done), done)
 
     def start_plain(
         self, call: InboundCall, find: Callable[[], Callable[..., Any]], executor: ThreadExecutor, done: Done
@@ -58,9 +59,13 @@ class Runner:
         """Decode the arguments and run a plain function in a thread; `find` gives it, there."""
         executor.submit(partial(self._run_plain, call, find, executor, done))
 
-    def start_work(self, call: InboundCall, work: Any) -> None:
-        """Run a coroutine of ours for a call, cancelled with it."""
-        self._own(call, work, self.context_for(call))
+    def start_work(self, call: InboundCall, work: Any, done: Done) -> None:
+        """Run a coroutine of ours for a call, cancelled with it. It calls `done` itself, unless it never ran."""
+        self._own(call, work, done)
+
+    async def run_hook(self, hook: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine of the user's that belongs to no call. Raises what it raises."""
+        await self._loop.create_task(hook, context=self._base.copy())
 
     def deliver(self, call: InboundCall, answer: Answer) -> None:
         """Send an answer; first let the owners of references that came with the call know that they are held here."""
@@ -83,11 +88,20 @@ class Runner:
             task.cancel()
         return list(self._running)
 
-    def _own(self, call: InboundCall, work: Any, context: Context) -> None:
-        task = self._loop.create_task(work, context=context)
+    def _own(self, call: InboundCall, work: Any, done: Done) -> None:
+        if self._silent:
+            work.close()
+            return
+        task = self._loop.create_task(work, context=self.context_for(call))
         call.task = task
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = (done, call)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        done, call = self._running.pop(task)
+        if task.cancelled():
+            # Before its first step: nothing of it has run, so it could not say that it is done.
+            done(call, call.cancellation())
 
     async def _run_coroutine(self, call: InboundCall, function: Callable[..., Any], done: Done) -> None:
         try:
@@ -117,7 +131,7 @@ class Runner:
             return  # the loop took it back, and has answered
         answer = self.context_for(call).run(self._call_plain, call, find)
         # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
-        sent = executor.is_idle and call.may_answer_at_once(answer) and call.peer.tell_from_thread(*answer[0])
+        sent = executor.is_idle and call.may_answer_at_once(answer) and call.peer.send_from_thread(*answer[0])
         self._ended.append((done, call, SENT if sent else answer))
         if sent and not call.others_wait:
             return

@@ -97,7 +97,7 @@ class TaskLane:
         self._started[call] = None
         worker = self._worker
         if call.foreign_slots:
-            worker.runner.start_work(call, self._fetch_and_start(call))
+            worker.runner.start_work(call, self._fetch_and_start(call), self._done)
             return
         self._start_now(call)
 
@@ -128,10 +128,11 @@ class TaskLane:
             self._start_now(call)
 
     def _done(self, call: InboundCall, answer: Answer) -> None:
-        if self._lent:
-            self._lent = False
-            self._worker.runtime.node.blocked(False)
-        self._waiting = 0
+        if call is self._oldest:  # the one that ran; else it was cancelled behind it
+            if self._lent:
+                self._lent = False
+                self._worker.runtime.node.blocked(False)
+            self._waiting = 0
         self._started.pop(call, None)
         self._worker.runner.deliver(call, answer)
         for following in self.mailbox.finished(call):

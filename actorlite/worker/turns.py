@@ -7,7 +7,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from actorlite.ids import ActorId
-from actorlite.worker.inbound import Answer, HostedActor, InboundCall
+from actorlite.worker.inbound import Answer, InboundCall
+from actorlite.worker.scope import HostedActor, RunningCall
 
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
@@ -19,7 +20,7 @@ class Turns:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._coroutines: dict[tuple[type[Any], str], bool] = {}
-        self._started: dict[ActorId, set[InboundCall]] = {}
+        self._started: dict[ActorId, set[RunningCall]] = {}
 
     def offer(self, call: InboundCall) -> None:
         """Start the call, or let it wait in its actor's mailbox."""
@@ -39,7 +40,7 @@ class Turns:
             known = self._coroutines[key] = inspect.iscoroutinefunction(function)
         return known
 
-    def try_start(self, call: InboundCall) -> bool:
+    def try_start(self, call: RunningCall) -> bool:
         """Count a call from this loop as started, if it may start now; `local_ended` follows."""
         actor = call.actor
         assert actor is not None
@@ -48,12 +49,12 @@ class Turns:
         self._note_start(actor, call)
         return True
 
-    def local_ended(self, call: InboundCall) -> None:
+    def local_ended(self, call: RunningCall) -> None:
         actor = call.actor
         assert actor is not None
         self._ended(actor, call)
 
-    def _note_start(self, actor: HostedActor, call: InboundCall) -> None:
+    def _note_start(self, actor: HostedActor, call: RunningCall) -> None:
         started = self._started.get(actor.id)
         if started is None:
             self._started[actor.id] = {call}
@@ -65,7 +66,7 @@ class Turns:
         assert actor is not None
         self._note_start(actor, call)
         if call.message.slots and call.foreign_slots:
-            self._worker.runner.start_work(call, self._fetch_and_start(call))
+            self._worker.runner.start_work(call, self._fetch_and_start(call), self.done)
         else:
             self._start_now(call)
 
@@ -95,7 +96,7 @@ class Turns:
             self._worker.runner.deliver(call, answer)
         self._ended(actor, call)
 
-    def _ended(self, actor: HostedActor, call: InboundCall) -> None:
+    def _ended(self, actor: HostedActor, call: RunningCall) -> None:
         started = self._started.get(actor.id)
         if started is not None:
             started.discard(call)
@@ -121,12 +122,12 @@ class Turns:
             return True
         return False
 
-    def take_started(self, identifier: ActorId) -> set[InboundCall]:
+    def take_started(self, identifier: ActorId) -> set[RunningCall]:
         """The calls that run now, of an actor that ends."""
         self._worker.runner.collect_ended()
         return self._started.pop(identifier, set())
 
-    def take_all_started(self) -> list[InboundCall]:
+    def take_all_started(self) -> list[RunningCall]:
         calls = [call for calls in self._started.values() for call in calls]
         self._started.clear()
         return calls

@@ -1,0 +1,125 @@
+"""A call that runs here, as user code and its actor see it; how it came and how it is answered differs by kind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from actorlite.context import CallInfo
+from actorlite.errors import ActorDiedError, Outcome, TaskCancelledError
+from actorlite.ids import ActorId, ObjectId
+from actorlite.rpc.peer import Peer
+from actorlite.wire.failures import encode_failure
+
+if TYPE_CHECKING:
+    from actorlite.state.mailbox import Mailbox
+    from actorlite.worker.executor import ThreadExecutor
+    from actorlite.worker.host import Worker
+
+
+class HostedActor:
+    """One actor here. Slim: a worker may host a hundred thousand."""
+
+    __slots__ = ("id", "instance", "mailbox", "executor", "creator", "cls", "name")
+
+    def __init__(self, id: ActorId, mailbox: Mailbox[Any], executor: ThreadExecutor, creator: Peer, name: str) -> None:
+        self.id = id
+        self.instance: Any = None
+        """None until the constructor has returned."""
+        self.mailbox = mailbox
+        self.executor = executor
+        self.creator = creator
+        self.cls: type[Any] | None = None
+        self.name = name
+
+    @property
+    def class_name(self) -> str:
+        return self.cls.__name__ if self.cls is not None else "?"
+
+    def __repr__(self) -> str:
+        return f"<HostedActor {self.class_name} {self.id} {self.mailbox!r}>"
+
+
+class RunningCall(ABC):
+    """The `CallScope` of the user code that it runs; what an actor's mailbox holds."""
+
+    __slots__ = ("worker", "actor", "name", "task")
+
+    worker: Worker
+    actor: HostedActor | None
+    name: str
+    task: asyncio.Task[Any] | None
+
+    given_name = ""
+    """The `name` option of the call."""
+    attempt = 0
+
+    @property
+    @abstractmethod
+    def task_id(self) -> ObjectId: ...
+
+    @property
+    @abstractmethod
+    def chain(self) -> tuple[Any, ...]: ...
+
+    @property
+    @abstractmethod
+    def chainable(self) -> bool:
+        """Whether it may be queued in the thread where it runs."""
+
+    @property
+    @abstractmethod
+    def trace(self) -> str: ...
+
+    @abstractmethod
+    def claim(self) -> bool:
+        """True for the first who asks: the thread that is to run the call, or the loop that takes it back."""
+
+    @abstractmethod
+    def interrupt(self, error: ActorDiedError) -> None:
+        """The actor ends under the call."""
+
+    @abstractmethod
+    def worker_ends(self, error: ActorDiedError) -> None:
+        """The whole worker ends under the call."""
+
+    @property
+    def info(self) -> CallInfo:
+        actor = self.actor
+        function_name = f"{type(actor.instance).__name__}.{self.name}" if actor is not None else self.name
+        return CallInfo(
+            task_id=self.task_id,
+            task_name=self.given_name or function_name,
+            function_name=function_name,
+            attempt=self.attempt,
+            actor_id=actor.id if actor is not None else None,
+            actor_name=(actor.name or None) if actor is not None else None,
+            actor_class=actor.cls if actor is not None else None,
+            actor_data=(actor.id, actor.creator.identity.address) if actor is not None else (),
+            resources=self.worker.tasks.resources if actor is None else {},
+        )
+
+    def enter_wait(self) -> None:
+        if self.actor is None:
+            self.worker.tasks.waits(1)
+
+    def leave_wait(self) -> None:
+        if self.actor is None:
+            self.worker.tasks.waits(-1)
+
+    def where(self) -> str:
+        """One line for remote tracebacks."""
+        actor = self.actor
+        what = f"actor {actor.class_name}.{self.name}()" if actor is not None else f"task {self.name}()"
+        return f"{what} in worker pid {os.getpid()}"
+
+    def carried(self, error: BaseException) -> bytes:
+        """An error of user code as it travels."""
+        if isinstance(error, asyncio.CancelledError):
+            # As it is it would pass for the cancellation of whoever awaits the call.
+            cancelled = TaskCancelledError(f"{self.name}() raised CancelledError: {error}", outcome=Outcome.EXECUTED)
+            cancelled.__cause__ = error
+            error = cancelled
+        return encode_failure(error, self.where())
