@@ -76,7 +76,8 @@ def _open(config: wire.DaemonConfig, control: socket.socket, stderr_fd: int) -> 
     # Imports before the fork are shared with all workers.
     if config.loop == "uvloop":
         import_module("uvloop")
-    get_transport(config.node)
+    if config.node:
+        get_transport(config.node)
     try:
         return fork_zygote(
             ZygoteConfig(

@@ -28,11 +28,13 @@ import asyncio, json, os, subprocess, sys, time
 import actorlite as al
 
 @al.remote(max_retries=0)
-def busy(): time.sleep(60)
+def busy(directory):
+    open(os.path.join(directory, f"busy-{os.getpid()}"), "w").close()
+    time.sleep(60)
 
 @al.remote(max_retries=3)
 def patient(directory):
-    number = len(os.listdir(directory))
+    number = sum(name.isdigit() for name in os.listdir(directory))
     open(os.path.join(directory, str(number)), "w").write(str(os.getpid()))
     if number == 0: time.sleep(60)
     return number
@@ -59,14 +61,12 @@ async def main():
         child = await blocked.start()
         workers = {"blocked": await blocked.pid(), "waiting": await waiting.pid()}
         calls = {
-            "running task": busy.remote(), "another task": busy.remote(), "patient task": patient.remote(attempts),
-            "queued task": busy.remote(), "blocked method": blocked.block.remote(),
+            "running task": busy.remote(attempts), "another task": busy.remote(attempts), "patient task": patient.remote(attempts),
+            "queued task": busy.remote(attempts), "blocked method": blocked.block.remote(),
             "queued method": blocked.pid.remote(), "waiting method": waiting.wait.remote(),
         }
-        workers_now = []
-        while not os.listdir(attempts) or sum(each["use"].startswith("task") for each in workers_now) < 3:
-            workers_now = (await session.status())["workers"]
-        everybody = [each["pid"] for each in workers_now]
+        while len(os.listdir(attempts)) < 3: await asyncio.sleep(0.01)
+        everybody = [each["pid"] for each in (await session.status())["workers"]]
         with open(f"/proc/{session.node_pid}/task/{session.node_pid}/children") as file: zygote = int(file.read().split()[0])
         say(driver=os.getpid(), daemon=session.node_pid, zygote=zygote, child=child, everybody=everybody, **workers)
         sys.stdin.readline()
