@@ -202,8 +202,11 @@ class WorkerPool:
                 record.handle = await self._spawner.start(spec)
             except BaseException:
                 del self.records[process]
+                record.ended.set()
                 raise
             self.spawn(self._watch(record, record.handle), f"actorlite watch {process}")
+            if record.kill_reason:
+                record.handle.kill()  # nobody could kill it before it had a handle
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):
                     await record.registered
@@ -217,6 +220,8 @@ class WorkerPool:
                 else:
                     self.kill(record, "nobody wanted it any more while it started")
                 raise
+        if record.kill_reason:
+            raise WorkerStartError(f"a worker was ended while it started: {record.kill_reason}")
         record.use = "leased"
         return record
 

@@ -78,7 +78,7 @@ class Outbound:
 
     __slots__ = (
         "runtime", "number", "name", "sink", "encoded", "dependencies", "envelope", "peer", "timer", "ended", "missing",
-        "pinned",
+        "pinned", "may_have_run",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +105,8 @@ class Outbound:
         """Dependencies that do not exist yet."""
         self.pinned: list[object] = []
         """References inside the values that were sent in slots."""
+        self.may_have_run = False
+        """Whether an earlier attempt was sent to a worker that died."""
 
     # --- before it is sent
 
@@ -224,7 +226,7 @@ class Outbound:
 
     def expire(self) -> None:
         """The caller's budget is spent: it learns so now; the callee is told to stop."""
-        sent = self.peer is not None
+        sent = self.peer is not None or self.may_have_run
         budget = self.envelope.budget_s if self.envelope is not None else None
         text = f"{self.name} did not end within its timeout of {budget:g} s"
         outcome = Outcome.UNKNOWN if sent else Outcome.NOT_EXECUTED

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import partial
 from typing import Any, TypeVar
 
 from actorlite.definitions import ActorDefinition, FunctionDefinition
-from actorlite.errors import ConnectionLost, NodeDiedError, Outcome, SessionClosedError
+from actorlite.errors import ConnectionLost, NodeDiedError, SessionClosedError
 from actorlite.ids import ActorId, ObjectId, ProcessId
 from actorlite.options import ActorOptions, TaskOptions
 from actorlite.refs import Failure, ObjectRef
@@ -249,7 +248,7 @@ class ProcessRuntime:
         if self.gone:
             return
         self.gone = self.node.gone = reason
-        self.tasks.fail_all(partial(NodeDiedError, reason, outcome=Outcome.NOT_EXECUTED))
+        self.tasks.fail_all(NodeDiedError, reason)
         self.directory.fail_all(reason)
 
     # --- the end

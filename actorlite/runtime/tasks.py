@@ -82,6 +82,7 @@ class TaskOut(Outbound):
         self.unsent()
         peer, self.peer = self.peer, None
         unsent = error.outcome is Outcome.NOT_EXECUTED
+        self.may_have_run = self.may_have_run or not unsent
         if self.runtime.gone or not (unsent or self.retries):
             self.runtime.spawn(self._crashed(peer))
             return
@@ -179,10 +180,12 @@ class LeaseGroup:
             surplus = tuple(self.requests)[wanted:]
             self.runtime.node.withdraw(surplus)
 
-    def fail_all(self, make: Callable[[], BaseException]) -> None:
-        """Nothing that waits here will run."""
+    def fail_all(self, kind: Callable[..., BaseException], text: str) -> None:
+        """Nothing that waits here will run; some of it may have, in an attempt before."""
         while self.pool.queue:
-            self.pool.queue.popleft().end(Failure(make))
+            call = self.pool.queue.popleft()
+            outcome = Outcome.UNKNOWN if call.may_have_run else Outcome.NOT_EXECUTED
+            call.end(Failure(partial(kind, text, outcome=outcome)))
 
     def close(self) -> None:
         if self._timer is not None:
@@ -218,7 +221,7 @@ class LeaseGroup:
                 self._failures += 1
                 runtime.node.return_lease(lease.lease, reuse=False)
             if lease is None or self._failures >= MAX_CONNECT_FAILURES:
-                self.fail_all(partial(type(error), str(error), outcome=Outcome.NOT_EXECUTED))
+                self.fail_all(type(error), str(error))
             else:
                 self.pump()
             return
@@ -293,10 +296,10 @@ class TaskSubmitter:
         for group in self._groups.values():
             group.reclaim()
 
-    def fail_all(self, make: Callable[[], BaseException]) -> None:
+    def fail_all(self, kind: Callable[..., BaseException], text: str) -> None:
         """Nothing that waits for a worker will run."""
         for group in self._groups.values():
-            group.fail_all(make)
+            group.fail_all(kind, text)
 
     def close(self) -> None:
         for group in self._groups.values():

@@ -79,24 +79,20 @@ def fork_zygote(config: wire.ZygoteConfig) -> ZygoteProcess:
     return ZygoteProcess(pid, channel)
 
 
-class _DaemonGone(BaseException):
-    """Raised by the signal handler while modules are imported: nobody polls the channel then."""
-
-
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _DaemonGone
-
-
 def _zygote_main(config: wire.ZygoteConfig, channel: socket.socket, daemon: int) -> NoReturn:
     code = 1
     opened = False
+
+    def daemon_gone(number: int, frame: FrameType | None) -> None:
+        # While modules are imported nobody polls the channel. Not an exception: what is imported could catch it.
+        _end(config if opened else None, 0)
+
     try:
         # A loop that ran here before may have set one: its end is closed soon.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        signal.signal(signal.SIGTERM, _on_sigterm)
+        signal.signal(signal.SIGTERM, daemon_gone)
         # Sent when the daemon is killed during a long import. Its only thread forked us, so thread means process here.
         proctree.die_with_parent(signal.SIGTERM)
         if os.getppid() == daemon:
@@ -108,8 +104,6 @@ def _zygote_main(config: wire.ZygoteConfig, channel: socket.socket, daemon: int)
             entry = _prepare(config, channel)
             _Zygote(channel, entry).serve()
             code = 0
-    except _DaemonGone:
-        code = 0
     except PreloadError as error:
         _tell(channel, wire.PreloadFailed(error.module, str(error)))
     except BaseException:
