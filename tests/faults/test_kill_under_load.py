@@ -61,7 +61,8 @@ async def main():
         child = await blocked.start()
         workers = {"blocked": await blocked.pid(), "waiting": await waiting.pid()}
         calls = {
-            "running task": busy.remote(attempts), "another task": busy.remote(attempts), "patient task": patient.remote(attempts),
+            "running task": busy.remote(attempts), "another task": busy.remote(attempts),
+            "patient task": patient.remote(attempts),
             "queued task": busy.remote(attempts), "blocked method": blocked.block.remote(),
             "queued method": blocked.pid.remote(), "waiting method": waiting.wait.remote(),
         }
