@@ -248,6 +248,8 @@ class ProcessRuntime:
         if self.gone:
             return
         self.gone = self.node.gone = reason
+        if self.shut_down is None:
+            self.quiet = True  # a worker ends with its node: nobody is left who could have wanted its results
         self.tasks.fail_all(NodeDiedError, reason)
         self.directory.fail_all(reason)
 

@@ -44,6 +44,8 @@ class Runner:
 
     def __init__(self, peer: str, python: str, quick: bool, log: int) -> None:
         environment = dict(os.environ)
+        # As installed: packages keep their byte code, a checkout in a shell with this variable would not.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         if python != sys.executable:
             environment.pop("PYTHONPATH", None)  # it names packages for this interpreter, not for the peer's
         argv = [python, "-W", "ignore", str(HERE / SCRIPTS[peer]), *(["--quick"] if quick else [])]

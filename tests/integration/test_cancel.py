@@ -125,7 +125,8 @@ async def test_what_is_queued_in_an_actor_never_runs(cluster: al.Session, gate: 
 
 async def test_cancelling_a_running_coroutine(cluster: al.Session, gate: Any, all_free: Any) -> None:
     worker = Worker.remote()
-    for ref in (for_ever.remote(gate), worker.for_ever.remote(gate)):
+    for function in (for_ever, worker.for_ever):
+        ref = function.remote(gate)
         await gate.arrived()
         await al.cancel(ref)
         with pytest.raises(TaskCancelledError):
