@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import logging
 from collections.abc import Callable, Generator
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar, cast
 
 from actorlite.context import CallScope, Runtime, current_call
@@ -175,7 +175,7 @@ class ObjectRef(Generic[T_co]):
     ) -> None:
         """Call `callback(ref)` soon on the running loop (else the runtime's) once done, as `asyncio.Future` does."""
         loop = _running_loop() or self.runtime.loop
-        self._subscribe_waker(_DoneCallback(loop, callback, self, context), value=False)
+        self._subscribe_waker(_DoneCallback(loop, callback, self, context or copy_context()), value=False)
 
     def remove_done_callback(self, callback: Callable[[ObjectRef[T_co]], object]) -> int:
         waiters = self._waiters
@@ -349,7 +349,7 @@ class _DoneCallback:
         loop: asyncio.AbstractEventLoop,
         callback: Callable[[Any], object],
         ref: ObjectRef[Any],
-        context: Context | None,
+        context: Context,
     ) -> None:
         self.loop = loop
         self.callback = callback

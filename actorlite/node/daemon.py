@@ -102,9 +102,11 @@ class Node:
         return bound
 
     async def aclose(self, reason: str) -> None:
-        """Say goodbye to everybody, end all workers, close. Completes when cancelled."""
-        for peer in list(self.hub.peers.values()):
-            peer.tell(encode(Ending(reason)))
+        """Say goodbye to all who registered, end all workers, close. Completes when cancelled."""
+        for process in self._jobs:  # whoever has not registered does not listen yet
+            peer = self.hub.peers.get(process)
+            if peer is not None:
+                peer.tell(encode(Ending(reason)))
         try:
             await self.workers.aclose()
         finally:

@@ -38,9 +38,12 @@ async def register(
     peer = await hub.connect(node)
     job = f"job-{process}"
     namespace = plan.namespace or job
+    client = NodeClient(hub, peer, NodeInfo(peer.identity.pid, 0, ""))
+    runtime = ProcessRuntime(hub, client, job=job, namespace=namespace, address=plan.address)
+    # Before the registration: what the node tells those it knows may come right behind its answer.
+    runtime.install(handlers)
     info = await peer.request(next(hub.numbers), RegisterDriver(job, namespace, own_sys_path(), current_directory()))
     if not isinstance(info, NodeInfo):
         raise NodeStartError(f"the node at {node} did not answer the registration")
-    runtime = ProcessRuntime(hub, NodeClient(hub, peer, info), job=job, namespace=namespace, address=plan.address)
-    runtime.install(handlers)
+    client.info = info
     return runtime

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
+from contextvars import Context
 
 from actorlite.errors import AuthenticationError, ConnectFailed, ConnectionLost, Outcome, SessionClosedError
 from actorlite.host import Entropy
@@ -55,8 +56,12 @@ class Hub:
 
     async def listen(self, address: Address) -> Address:
         """Accept connections; the identity then carries the bound address, which is returned."""
-        self._listener = await self._transport(address).listen(address, self._accept)
-        bound = self._listener.address
+        try:
+            bound = await self._loop.create_task(self._listen(address), context=Context())
+        except BaseException:
+            if self._listener is not None:
+                await self._listener.aclose()
+            raise
         mine = self.identity
         self.identity = Identity(mine.process, mine.role, bound, mine.pid, mine.python)
         return bound
@@ -73,7 +78,8 @@ class Hub:
             raise SessionClosedError("the session is closing: no new connection is made")
         task = self._connecting.get(address)
         if task is None:
-            task = self._loop.create_task(self._open(address), name=f"actorlite connect {address}")
+            # A connection outlives the call that needs it first, and must not keep that call's context.
+            task = self._loop.create_task(self._open(address), name=f"actorlite connect {address}", context=Context())
             self._connecting[address] = task
             task.add_done_callback(lambda done: self._connected(address, done))
         return await asyncio.shield(task)
@@ -95,6 +101,10 @@ class Hub:
 
     def __repr__(self) -> str:
         return f"<Hub {self.identity.role} {self.identity.process} peers={len(self.peers)} open={len(self._all)}>"
+
+    async def _listen(self, address: Address) -> Address:
+        self._listener = await self._transport(address).listen(address, self._accept)
+        return self._listener.address
 
     async def _open(self, address: Address) -> Peer:
         peer = self._make_peer(connecting=True)

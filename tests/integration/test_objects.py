@@ -217,6 +217,21 @@ async def test_references_given_to_a_constructor(cluster: al.Session, nothing_ex
     await al.kill(keeper)
 
 
+async def test_a_connection_does_not_keep_the_call_that_needed_it_first(
+    cluster: al.Session, nothing_exported: Any
+) -> None:
+    class Asking(al.Actor):
+        async def ask(self, other: Keeper, refs: list[al.ObjectRef[Any]]) -> None:
+            self.refs = refs
+            await other.values()
+
+    other, asking = Keeper.remote(), Asking.options(process="shared").remote()
+    await al.ready(other)
+    await asking.ask(other, [await al.put(1)])
+    await al.kill(asking)
+    await nothing_exported(cluster)
+
+
 async def test_light_actors_borrow_at_the_same_time(cluster: al.Session) -> None:
     keepers = [Keeper.options(process="shared").remote() for _ in range(20)]
     refs = [await al.put(n) for n in range(20)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -277,6 +278,27 @@ async def test_done_callbacks(cluster: al.Session, held: Any, gate: Any) -> None
     await asyncio.wait_for(happened.wait(), 10)
     assert called == [ref, ref]
     assert set(threads) == {threading.get_ident()}
+
+
+async def test_a_done_callback_runs_in_the_context_of_whoever_added_it(cluster: al.Session) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    seen: list[str] = []
+    happened = asyncio.Event()
+
+    def callback(_: object) -> None:
+        seen.append(variable.get())
+        happened.set()
+
+    variable.set("mine")
+    ref = value.remote(1)
+    ref.add_done_callback(callback)
+    await asyncio.wait_for(happened.wait(), 10)
+    given = contextvars.Context()
+    given.run(variable.set, "given")
+    happened.clear()
+    ref.add_done_callback(callback, context=given)
+    await asyncio.wait_for(happened.wait(), 10)
+    assert seen == ["mine", "given"]
 
 
 async def test_the_look_of_a_future(cluster: al.Session, held: Any, gate: Any) -> None:

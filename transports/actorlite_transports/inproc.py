@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
 from threading import Lock
 from weakref import WeakKeyDictionary
 
@@ -90,6 +91,8 @@ class InprocConnection:
         self._ended = False
         self._failure: ConnectionLost | None = None
         self._changed = Wakeups()
+        # As on a socket: messages are handled in the context of whoever connected, not of whoever sent one.
+        self._context = copy_context()
 
     def __repr__(self) -> str:
         state = "open" if self._open else "ended" if self._ended else "closing"
@@ -130,7 +133,7 @@ class InprocConnection:
             self._inbox_bytes += item[0]
         if not self._delivery_scheduled:
             self._delivery_scheduled = True
-            self._loop.call_soon(self._deliver)
+            self._loop.call_soon(self._deliver, context=self._context)
 
     def fail(self, why: str, cause: Exception | None = None) -> None:
         """End at once: what is still in the inbox is dropped."""
