@@ -213,6 +213,7 @@ class Link:
     def withdraw(self, call: ActorOut) -> None:
         if self._outbox and call in self._outbox:
             self._outbox.remove(call)
+            self.flush()  # it may have held back those behind it
             if self.runtime.room:
                 self.runtime.make_room(self)
 

@@ -213,6 +213,7 @@ class LeaseGroup:
             lease = await runtime.node.lease(number, self.units, self.units, "task", label)
             if lease is None:
                 self._forget(number)
+                self.pump()  # a task may have come after the request was taken back
                 return
             peer = await runtime.hub.connect(lease.address)
         except ActorliteError as error:
