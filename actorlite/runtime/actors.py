@@ -270,12 +270,19 @@ class Link:
     def call_lost(self, call: ActorOut, error: ConnectionLost) -> None:
         """The connection ended under a call: say so once it is known how the worker died."""
         if not call.ended:
-            self.runtime.spawn(self._say_how(call, error))
+            saying = self.runtime.spawn(self._say_how(call, error))
+            # Also when the end of the session cancels it before it has said anything.
+            saying.add_done_callback(lambda _: self._end_lost(call, error))
 
     async def _say_how(self, call: ActorOut, error: ConnectionLost) -> None:
         peer = call.peer
         if self.life is not ActorState.DEAD and peer is not None and peer.identity:
             await self.runtime.worker_lost(peer.identity.process)
+        self._end_lost(call, error)
+
+    def _end_lost(self, call: ActorOut, error: ConnectionLost) -> None:
+        if call.ended:
+            return
         if self.life is ActorState.DEAD:
             call.end(self.death_failure(self.death, call.name, error.outcome))
         else:

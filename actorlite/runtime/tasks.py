@@ -84,7 +84,7 @@ class TaskOut(Outbound):
         unsent = error.outcome is Outcome.NOT_EXECUTED
         self.may_have_run = self.may_have_run or not unsent
         if self.runtime.gone or not (unsent or self.retries):
-            self.runtime.spawn(self._crashed(peer))
+            self.runtime.spawn(self._crashed(peer)).add_done_callback(self._crash_said)
             return
         if oldest and not unsent:
             self.retries -= 1 if self.retries > 0 else 0
@@ -104,6 +104,14 @@ class TaskOut(Outbound):
         text = self.runtime.gone or (
             await self.runtime.why_died(peer.identity.process) if peer else "its worker is gone"
         )
+        self._end_crashed(text)
+
+    def _crash_said(self, saying: asyncio.Task[None]) -> None:
+        """However that went: also when the end of the session has cancelled it."""
+        if not self.ended:
+            self._end_crashed(self.runtime.gone or "its worker is gone")
+
+    def _end_crashed(self, text: str) -> None:
         kind = NodeDiedError if self.runtime.gone else WorkerCrashedError
         attempts = (self.envelope.attempt if self.envelope else 0) + 1
         self.end(

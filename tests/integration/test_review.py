@@ -1,4 +1,4 @@
-"""Calls that are taken back before they are sent must not hold up those behind them."""
+"""Calls always end: behind one that is taken back, and at the end of a session."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 import actorlite as al
-from actorlite.errors import TaskCancelledError
+from actorlite.errors import ActorDiedError, NodeDiedError, TaskCancelledError
+from actorlite.runtime.runtime import ProcessRuntime
 
 pytestmark = pytest.mark.asyncio
 
@@ -55,3 +56,34 @@ async def test_a_task_right_after_the_last_one_was_taken_back_gets_a_worker() ->
         second = value.remote()
         await al.cancel(busy)
         assert await al.get(second, timeout=5) == 1
+
+
+async def _never(runtime: ProcessRuntime, process: str) -> str:
+    return await asyncio.Event().wait() and ""
+
+
+async def test_calls_of_a_lost_worker_end_with_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even while it is still being asked how the worker died."""
+
+    @al.remote(max_retries=0)
+    async def hold() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ProcessRuntime, "why_died", _never)
+    async with al.init("inproc://", num_cpus=2) as session:
+        runtime = session.runtime
+        actor = Echo.remote()
+        assert await actor.echo(1) == 1
+        task, call = hold.remote(), actor.hold.remote()
+        while sum(worker["use"].startswith(("task", "actor")) for worker in (await session.status())["workers"]) < 2:
+            pass
+        workers = [peer for peer in runtime.hub.peers.values() if peer.identity.role == "worker"]
+        for peer in workers:
+            await runtime.node.kill_worker(peer.identity.process)
+        while any(peer.is_open for peer in workers):
+            await asyncio.sleep(0)
+        assert not task.done() and not call.done()
+    with pytest.raises(NodeDiedError):
+        await al.get(task, timeout=5)
+    with pytest.raises(ActorDiedError):
+        await al.get(call, timeout=5)
