@@ -12,6 +12,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
 from actorlite.transport import Buffer
 from actorlite.wire.messages import (
+    ACTOR_DIED,
     CANCELLED,
     INLINE_PAYLOAD_BYTES,
     Envelope,
@@ -124,13 +125,16 @@ class InboundCall(RunningCall):
 
     def interrupt(self, error: ActorDiedError) -> None:
         """The actor ends under the call: answer for it, and cancel its coroutine; a thread cannot be stopped."""
+        unstarted = self.task is None and self.claim()  # queued in its thread: it must not run any more
         if self.id in self.peer.inbound:
-            self.worker.runner.deliver(self, self.failure(error))
+            answer = self.rejection(ACTOR_DIED, str(error)) if unstarted else self.failure(error)
+            self.worker.runner.deliver(self, answer)
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
     def worker_ends(self, error: ActorDiedError) -> None:
         """The whole worker ends under the call: the end of the connection tells the caller."""
+        self.claim()  # queued in its thread, it must not run any more
 
     # --- arguments and answers
 

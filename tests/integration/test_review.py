@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -87,3 +88,28 @@ async def test_calls_of_a_lost_worker_end_with_the_session(monkeypatch: pytest.M
         await al.get(task, timeout=5)
     with pytest.raises(ActorDiedError):
         await al.get(call, timeout=5)
+
+
+ran: list[int] = []
+started, go_on = threading.Event(), threading.Event()
+
+
+class Slow(al.Actor):
+    @al.method
+    def work(self, number: int) -> None:
+        ran.append(number)
+        started.set()
+        go_on.wait(5)
+
+
+async def test_what_is_queued_in_a_thread_does_not_run_after_the_session() -> None:
+    async with al.init("inproc://", num_cpus=2):
+        slow = Slow.remote()
+        refs = [slow.work.remote(number) for number in range(20)]
+        while not started.is_set():
+            await asyncio.sleep(0)
+    thread = next(each for each in threading.enumerate() if each.name.startswith("actorlite-actor"))
+    go_on.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert ran == [0] and len(refs) == 20
