@@ -89,6 +89,8 @@ class TaskLane:
         for timer in (self._hand_back_timer, self._blocked_timer):
             if timer is not None:
                 timer.cancel()
+        for call in self._started:
+            call.claim()  # queued in the thread, it must not run any more
         self._executor.close()
 
     # --- running
@@ -112,9 +114,11 @@ class TaskLane:
             self._worker.runner.start_plain(call, lambda: functions.find(call), self._executor, self._done)
 
     def _built(self, call: InboundCall, answer: Answer | None) -> None:
+        if call not in self._started:
+            return  # it was cancelled meanwhile, and has been answered
         if answer is not None:
             self._done(call, answer)
-        elif call in self._started:  # else it was cancelled meanwhile
+        else:
             self._start_now(call)
 
     async def _fetch_and_start(self, call: InboundCall) -> None:

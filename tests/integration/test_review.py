@@ -113,3 +113,39 @@ async def test_what_is_queued_in_a_thread_does_not_run_after_the_session() -> No
     thread.join(5)
     assert not thread.is_alive()
     assert ran == [0] and len(refs) == 20
+
+
+def slow_to_fail() -> None:
+    building.set()
+    go_on.wait(5)
+    raise ValueError("this code cannot be loaded")
+
+
+building = threading.Event()
+
+
+class Unloadable:
+    def __reduce__(self) -> tuple[object, ...]:
+        return slow_to_fail, ()
+
+
+async def test_a_task_cancelled_while_its_code_fails_to_load_ends_once() -> None:
+    go_on.clear()
+    captured = Unloadable()
+
+    @al.remote
+    def never() -> object:
+        return captured
+
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, what: failures.append(what))
+    async with al.init("inproc://", num_cpus=1):
+        ref = never.remote()
+        while not building.is_set():
+            await asyncio.sleep(0)
+        await al.cancel(ref)
+        with pytest.raises(TaskCancelledError):
+            await ref
+        go_on.set()
+        assert await al.get(value.remote(), timeout=5) == 1
+    assert not failures
