@@ -149,14 +149,18 @@ class LeaseDesk:
     def owner_gone(self, process: ProcessId) -> None:
         """Free what a process held. Its workers may still run code for it: they are not clean."""
         shared = self._shared.pop(process, None)
-        if shared is not None and shared.done() and not shared.cancelled() and shared.exception() is None:
-            self._workers.kill(shared.result(), "the process that created its actors is gone")
+        if shared is not None:
+            shared.add_done_callback(self._end_shared)  # also when it is still starting
         lost, granted = self.table.owner_lost(process)
         for lease in lost:
             record = self._workers_of.pop(lease.number, None)
             if record is not None and record.lease == lease.number:
                 self._workers.kill(record, "the process that leased it is gone")
         self._grant(granted)
+
+    def _end_shared(self, task: asyncio.Task[WorkerRecord]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._workers.kill(task.result(), "the process that created its actors is gone")
 
     def __repr__(self) -> str:
         return f"<LeaseDesk {self.table!r} workers={len(self._workers_of)}>"

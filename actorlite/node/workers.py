@@ -32,7 +32,7 @@ MAX_REPORTS = 1000
 """Ended workers whose end is remembered."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Job:
     """What the workers of one driver have in common."""
 
@@ -40,6 +40,7 @@ class Job:
     namespace: str
     sys_path: tuple[str, ...]
     cwd: str
+    is_over: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -158,6 +159,7 @@ class WorkerPool:
             record.handle.kill()
 
     def end_job(self, job: Job) -> None:
+        job.is_over = True
         for record in list(self.records.values()):
             if record.job is job:
                 self.kill(record, f"its job {job.name} has ended")
@@ -197,6 +199,8 @@ class WorkerPool:
             loop=place.loop,
         )
         async with self._starting:
+            if job.is_over:
+                raise WorkerStartError(f"job {job.name} ended while a worker for it waited to be started")
             self.records[process] = record
             try:
                 record.handle = await self._spawner.start(spec)

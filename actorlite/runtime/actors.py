@@ -150,11 +150,11 @@ class Link:
         try:
             while self.is_full:
                 await self.runtime.room_on(self)
-        except asyncio.CancelledError:
-            # Its turn may have come in this very pass of the loop: the next one looks.
+            return self.call(method, args, kwargs, options)
+        except BaseException:
+            # Its turn may have come, in this very pass of the loop, and is not used: the next one looks.
             self.runtime.post(self.runtime.make_room, self)
             raise
-        return self.call(method, args, kwargs, options)
 
     async def run(
         self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions

@@ -192,6 +192,13 @@ class Borrows:
             if ref._outcome is None or ref._outcome is ELSEWHERE:
                 self._scope.spawn(self._fail_borrowed(ref))
 
+    def close(self, text: str) -> None:
+        """The session is over: nothing more is fetched."""
+        with self._lock:
+            unresolved = [ref for ref in self._borrowed.values() if ref._outcome is None or ref._outcome is ELSEWHERE]
+        for ref in unresolved:
+            ref._resolve(Failure(partial(OwnerDiedError, f"object {ref.id} was not fetched: {text}"), quiet=True))
+
     def __repr__(self) -> str:
         return f"<Borrows objects={len(self._borrowed)} fetching={len(self._fetching)}>"
 

@@ -145,7 +145,9 @@ class ActorDirectory:
         for link in [*self.created.values(), *self._held.values()]:
             if link.place is not None and link.place.process == process and link.life is not ActorState.DEAD:
                 link.happened(ActorEvent.LOST, text)
-                self.runtime.maker.take_lease(link)
+                lease = self.runtime.maker.take_lease(link)
+                if lease is not None:  # in case only the connection broke, and the worker lives on
+                    self.runtime.node.return_lease(lease.number, reuse=False)
 
     async def stop_all(self, grace_s: float) -> None:
         """Run `on_stop` of the actors that have one, all at once, for at most `grace_s`."""

@@ -267,6 +267,7 @@ class ProcessRuntime:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.borrows.close(self.gone)
         await self.node.aclose()
         await self.hub.aclose()
 

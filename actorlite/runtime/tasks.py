@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from actorlite.context import current_call
 from actorlite.definitions import FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome, WorkerCrashedError
+from actorlite.ids import ProcessId
 from actorlite.options import TaskOptions
 from actorlite.refs import Failure
 from actorlite.resources import to_units
@@ -160,8 +161,15 @@ class LeaseGroup:
         self.pump()
 
     def worker_lost(self, lease: int) -> bool:
-        self.peers.pop(lease, None)
+        peer = self.peers.pop(lease, None)
+        if peer is not None and not self.runtime.closing:
+            self.runtime.spawn(self._give_up(lease, peer.identity.process))
         return self.pool.lost(lease)
+
+    async def _give_up(self, lease: int, process: ProcessId) -> None:
+        """Return the lease of a worker that we lost, in case only the connection broke and it lives on."""
+        await self.runtime.why_died(process)
+        self.runtime.node.return_lease(lease, reuse=False)
 
     def withdraw(self, call: TaskOut) -> None:
         self.pool.withdraw(call)

@@ -15,21 +15,28 @@ Work = Callable[[], None]
 class ThreadExecutor:
     """Up to `size` daemon threads. With size 1 work runs in order, always on the same thread."""
 
-    __slots__ = ("size", "name", "_queue", "_threads", "_idle", "_lock", "_closed")
+    __slots__ = ("size", "name", "_queue", "_threads", "_unfinished", "_lock", "_closed")
 
     def __init__(self, size: int, name: str) -> None:
         self.size = size
         self.name = name
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._unfinished = 0
+        """Work that was submitted and has not ended; counted only where there may be several threads."""
         self._lock = threading.Lock()
         self._closed = False
 
     def submit(self, work: Work) -> None:
         self._queue.put(work)
-        if len(self._threads) < self.size:
-            self._maybe_start()
+        if self.size == 1:
+            if not self._threads:
+                self._start_thread(self._run)
+            return
+        with self._lock:
+            self._unfinished += 1
+            if len(self._threads) < min(self.size, self._unfinished):
+                self._start_thread(self._run_counted)
 
     @property
     def is_idle(self) -> bool:
@@ -42,12 +49,8 @@ class ThreadExecutor:
         for _ in self._threads:
             self._queue.put(None)
 
-    def _maybe_start(self) -> None:
-        with self._lock:
-            if self._closed or len(self._threads) >= self.size or self._idle > self._queue.qsize():
-                return
-            # One thread alone need not be counted: it is never the wrong one.
-            run = self._run if self.size == 1 else self._run_counted
+    def _start_thread(self, run: Callable[[], None]) -> None:
+        if not self._closed:
             thread = threading.Thread(target=run, name=f"{self.name}-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -60,16 +63,11 @@ class ThreadExecutor:
 
     def _run_counted(self) -> None:
         get = self._queue.get
-        while True:
-            with self._lock:
-                self._idle += 1
-            work = get()
-            with self._lock:
-                self._idle -= 1
-            if work is None:
-                return
+        while (work := get()) is not None:
             work()
             del work
+            with self._lock:
+                self._unfinished -= 1
 
     def __repr__(self) -> str:
         return f"<ThreadExecutor {self.name} threads={len(self._threads)}/{self.size}>"

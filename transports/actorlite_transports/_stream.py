@@ -99,8 +99,11 @@ class StreamConnection(asyncio.BufferedProtocol):
             direct = self._direct
             if direct is None:
                 # A descriptor of our own: the transport may close its one at any time, and the number be given away.
-                descriptor = transport.get_extra_info("socket").fileno()
-                direct = self._direct = socket.socket(fileno=os.dup(descriptor))
+                try:
+                    descriptor = os.dup(transport.get_extra_info("socket").fileno())
+                except OSError:
+                    return False  # no descriptor left
+                direct = self._direct = socket.socket(fileno=descriptor)
             data = b"".join(encode_frame(parts))
             try:
                 sent = direct.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
