@@ -202,7 +202,12 @@ def test_draws_a_bar_on_a_terminal_only(programs: Any, source_tree: Path) -> Non
 @pytest.mark.asyncio
 async def test_an_interrupt_while_indexing_ends_it_all(programs: Any) -> None:
     stdlib = sysconfig.get_paths()["stdlib"]
-    process = programs.start(programs.path(SCRIPT), "--root", stdlib, "--kill-a-worker", "--batch-files", "1")
+    # A shell's background job ignores interrupts, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = programs.start(programs.path(SCRIPT), "--root", stdlib, "--kill-a-worker", "--batch-files", "1")
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         async with asyncio.timeout(60):
             # The line tells that indexing is on its way.
