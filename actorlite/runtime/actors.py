@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import current_call
@@ -37,7 +37,7 @@ from actorlite.runtime.calls import (
     make_envelope,
     make_sink,
 )
-from actorlite.runtime.nearby import LocalHost, are_immutable, hosts_in
+from actorlite.runtime.nearby import MUST_SEND, LocalHost, are_immutable, hosts_in
 from actorlite.state.actors import ActorEvent, ActorState, after
 from actorlite.wire.messages import ACTOR_DIED, NO_SUCH_ACTOR, ActorCall, ActorPlace, Rejected, encode
 
@@ -166,9 +166,9 @@ class Link:
         # Nothing of this process is under way to the actor, so the shortcut overtakes no earlier call.
         if self._nearby is not None and not self.unanswered and not self._outbox and options.timeout is None:
             if are_immutable(args, kwargs):
-                here = self._nearby.admit(self.id, method.name, runtime, args, kwargs)
-                if here is not None:
-                    return await _await_here(here)
+                value = self._nearby.run_now(self.id, method.name, runtime, args, kwargs)
+                if value is not MUST_SEND:
+                    return value
         encoded, dependencies = encode_arguments(args, kwargs)
         scope = current_call.get()
         envelope = make_envelope(
@@ -296,17 +296,6 @@ class Link:
 
     def __repr__(self) -> str:
         return f"Actor({self.definition.name}, {self.id})"
-
-
-async def _await_here(call: Coroutine[Any, Any, Any]) -> Any:
-    scope = current_call.get()
-    if scope is None:
-        return await call
-    scope.enter_wait()
-    try:
-        return await call
-    finally:
-        scope.leave_wait()
 
 
 def _ran(outcome: Outcome) -> str:

@@ -21,6 +21,7 @@ from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import (
     CANCELLED,
     MAX_CHAIN,
+    ONE_CPU,
     Envelope,
     Failed,
     Hop,
@@ -303,11 +304,18 @@ def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[
 
 
 def make_envelope(
-    scope: CallScope | None, *, structured: bool, timeout: float | None, num_returns: int, name: str
+    scope: CallScope | None,
+    *,
+    structured: bool,
+    timeout: float | None,
+    num_returns: int,
+    name: str,
+    units: int = ONE_CPU,
 ) -> Envelope | None:
     """What must go with a call; None for the plain case."""
     trace = current_trace.get()
-    if scope is None and timeout is None and num_returns == 1 and not trace and not name and not structured:
+    plain = timeout is None and num_returns == 1 and not name and units == ONE_CPU
+    if plain and scope is None and not trace and not structured:
         return None
     parent = None
     chain: tuple[Hop, ...] = ()
@@ -316,7 +324,7 @@ def make_envelope(
         parent = info.task_id
         if structured:
             chain = (*scope.chain, Hop(info.actor_id or "", info.task_id))[-MAX_CHAIN:]
-    return Envelope(0, timeout, parent, chain, structured, trace, name, num_returns)
+    return Envelope(0, timeout, parent, chain, structured, trace, name, num_returns, units)
 
 
 def make_sink(runtime: ProcessRuntime, num_returns: int) -> tuple[int, Any, Any]:

@@ -57,6 +57,7 @@ class CreationOut(Outbound):
             self.shared,
             options.name or "",
             slots,
+            actor_request(options.num_cpus).lifetime.units_of(CPU),
         )
         self.peer = peer
         peer.call(self.number, self, encode(message), *parts)

@@ -1,14 +1,16 @@
-"""Actors in the caller's own loop: a structured call may go straight to them.
+"""Actors in the caller's own loop: a structured call may be answered on the spot.
 
 In process, caller and actor share a loop, and the way through the transport is most of what a call costs. The shortcut
-gives up nothing: arguments and results are copied unless they are immutable builtins, the call runs in a context of its
-own, one at a time, in order, and errors arrive as from elsewhere. Whoever hosts actors in a loop registers here.
+takes calls that cannot be told from those that travel: of a coroutine method that awaits nothing, so that it runs in
+one step and there is no moment at which its caller could be cancelled or its actor killed; of an actor that is idle;
+with arguments that are immutable builtins. Results are copied unless they are immutable, the call has a context of its
+own, and errors arrive as from elsewhere. Whoever hosts actors in a loop registers here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -18,15 +20,22 @@ from actorlite.ids import ActorId, ProcessId
 IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
 
 
+class _MustSend:
+    def __repr__(self) -> str:
+        return "must send"
+
+
+MUST_SEND = _MustSend()
+"""In place of a result: this call has to travel."""
+
+
 class LocalHost(Protocol):
     """A worker whose actors live in this loop."""
 
-    def admit(
-        self, target: ActorId, method: str, caller: Any, args: Args, kwargs: Kwargs
-    ) -> Coroutine[Any, Any, Any] | None:
-        """Start a coroutine method now; None when the actor is not idle or not here, or the method is plain.
+    def run_now(self, target: ActorId, method: str, caller: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run a method to its end and return its value, or raise its error; `MUST_SEND` when that cannot be.
 
-        `caller` is the calling runtime. The coroutine is the call: await it at once.
+        `caller` is the calling runtime.
         """
         ...
 

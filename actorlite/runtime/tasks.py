@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from actorlite.context import current_call
 from actorlite.definitions import FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome, WorkerCrashedError
@@ -26,13 +28,11 @@ from actorlite.runtime.calls import (
     make_sink,
 )
 from actorlite.state.tasks import TaskPool
-from actorlite.wire.messages import HANDED_BACK, Envelope, Lease, Rejected, TaskCall, encode
+from actorlite.wire.messages import HANDED_BACK, ONE_CPU, Envelope, Lease, Rejected, TaskCall, encode
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
     from actorlite.wire.code import CodeBlob
-
-ONE_CPU = to_units("num_cpus", 1)
 
 LINGER_S = 0.05
 """How long an idle lease is kept for the next task: a caller that awaits one task after the other needs no new lease.
@@ -97,9 +97,7 @@ class TaskOut(Outbound):
 
     def _next_attempt(self) -> None:
         old = self.envelope or Envelope()
-        self.envelope = Envelope(
-            old.attempt + 1, old.budget_s, old.parent, old.chain, old.structured, old.trace, old.name, old.num_returns
-        )
+        self.envelope = structs.replace(old, attempt=old.attempt + 1)
 
     async def _crashed(self, peer: Peer | None) -> None:
         text = self.runtime.gone or (
@@ -336,22 +334,23 @@ class TaskSubmitter:
         runtime = self._runtime
         blob = runtime.code.blob_of(definition)
         encoded, dependencies = encode_arguments(args, kwargs)
+        units = ONE_CPU if options.num_cpus is None else to_units("num_cpus", options.num_cpus)
         envelope = make_envelope(
             current_call.get(),
             structured=structured,
             timeout=options.timeout,
             num_returns=options.num_returns,
             name=options.name or "",
+            units=units,
         )
         call = TaskOut(runtime, number, options.name or definition.name, sink, encoded, dependencies, envelope)
         call.blob = blob
         call.retries = options.max_retries
         call.lease = 0
-        call.group = self._group(options)
+        call.group = self._group(units)
         return call
 
-    def _group(self, options: TaskOptions) -> LeaseGroup:
-        units = ONE_CPU if options.num_cpus is None else to_units("num_cpus", options.num_cpus)
+    def _group(self, units: int) -> LeaseGroup:
         group = self._groups.get(units)
         if group is None:
             group = self._groups.setdefault(units, LeaseGroup(self._runtime, units))

@@ -33,16 +33,14 @@ class Mailbox(Generic[C]):
         """How many of the running calls are in the chain."""
         self._queue: deque[C] | None = None
 
-    def try_start(self, call: C) -> bool:
-        """True: start the call now. False: it would have to wait, and is forgotten."""
-        if self._queue or not self._may_start(call):
-            return False
-        self._started(call)
-        return True
+    def would_start(self, call: C) -> bool:
+        """Whether the call, offered now, would start at once."""
+        return not self._queue and self._may_start(call)
 
     def offer(self, call: C) -> bool:
         """True: start the call now. False: it waits; `finished` will hand it out."""
-        if self.try_start(call):
+        if self.would_start(call):
+            self._started(call)
             return True
         if self._queue is None:
             self._queue = deque()

@@ -15,6 +15,9 @@ from actorlite.ids import ActorId, ObjectId, ProcessId
 
 PROTOCOL_VERSION = 1
 
+ONE_CPU = 10_000
+"""CPU is counted in units of 1/10 000."""
+
 INLINE_PAYLOAD_BYTES = 16 * 1024
 """In-band payload bytes up to this size travel inside the struct: one part is cheaper than two until about here."""
 
@@ -102,6 +105,8 @@ class Envelope(_Message, frozen=True):
     """W3C `traceparent`."""
     name: str = ""
     num_returns: int = 1
+    units: int = ONE_CPU
+    """The CPU that a task's lease holds for it."""
 
 
 MAX_CHAIN = 64
@@ -156,6 +161,8 @@ class CreateActor(_Message, tag=13, frozen=True):
     shared: bool = False
     name: str = ""
     slots: tuple[Slot, ...] = ()
+    units: int = 0
+    """The CPU that the actor holds while it lives."""
 
 
 class Reply(_Message, tag=20, frozen=True):

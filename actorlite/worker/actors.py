@@ -49,6 +49,7 @@ class ActorShelf:
         chain = not message.shared and message.max_concurrency == 1
         mailbox: Mailbox[InboundCall] = Mailbox(message.max_concurrency, chain=chain)
         actor = HostedActor(message.target, mailbox, executor, peer, message.name)
+        actor.units = message.units
         self._actors[actor.id] = actor
         call = InboundCall(self._worker, peer, message, parts, actor, "__init__")
         peer.inbound[call.id] = call

@@ -100,16 +100,6 @@ class InboundCall(RunningCall):
         return bool(mailbox.waiting)
 
     @property
-    def given_name(self) -> str:  # type: ignore[override]
-        envelope = self.envelope
-        return envelope.name if envelope is not None else ""
-
-    @property
-    def attempt(self) -> int:  # type: ignore[override]
-        envelope = self.envelope
-        return envelope.attempt if envelope is not None else 0
-
-    @property
     def trace(self) -> str:
         envelope = self.envelope
         return envelope.trace if envelope is not None else ""

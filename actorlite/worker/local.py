@@ -1,17 +1,19 @@
-"""Calls from the worker's own loop, without a message: see `runtime/nearby.py` for what they keep of a call."""
+"""Calls from the worker's own loop, answered on the spot: see `runtime/nearby.py` for which, and why those."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
-from contextvars import Context
+import dis
+import inspect
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from actorlite.context import Args, Kwargs, current_call, current_trace
 from actorlite.errors import ActorDiedError
 from actorlite.ids import ActorId, ObjectId, object_id
-from actorlite.runtime.nearby import IMMUTABLE
+from actorlite.runtime.nearby import IMMUTABLE, MUST_SEND
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import MAX_CHAIN, Hop
@@ -21,11 +23,24 @@ from actorlite.worker.scope import HostedActor, RunningCall
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
 
+MAX_STREAK = 32
+"""Calls answered on the spot before one goes through the loop again: whoever only calls such methods never suspends,
+and nobody else on the loop would run, not even the deadline of the caller."""
+
+_SUSPENDING = frozenset({"GET_AWAITABLE", "SEND", "YIELD_VALUE", "GET_ANEXT"})
+
+
+def runs_in_one_step(function: FunctionType) -> bool:
+    """Whether it is a coroutine function that awaits nothing: it cannot be suspended, nor cancelled."""
+    return inspect.iscoroutinefunction(function) and not any(
+        each.opname in _SUSPENDING for each in dis.get_instructions(function)
+    )
+
 
 class LocalCall(RunningCall):
-    """A call without a message; it runs in the caller's task, in a context of its own."""
+    """A call without a message, over before its caller goes on."""
 
-    __slots__ = ("caller", "number", "death", "hops")
+    __slots__ = ("caller", "number", "hops")
 
     def __init__(self, worker: Worker, actor: HostedActor, name: str, caller: ProcessRuntime) -> None:
         self.worker = worker
@@ -34,7 +49,6 @@ class LocalCall(RunningCall):
         self.caller = caller
         self.task: asyncio.Task[Any] | None = None
         self.number = 0
-        self.death: ActorDiedError | None = None
         scope = current_call.get()
         self.hops = (
             () if scope is None else (*scope.chain, Hop(scope.info.actor_id or "", scope.info.task_id))[-MAX_CHAIN:]
@@ -62,10 +76,7 @@ class LocalCall(RunningCall):
         return False  # it runs already
 
     def interrupt(self, error: ActorDiedError) -> None:
-        """The actor ends under the call."""
-        self.death = error
-        if self.task is not None:
-            self.task.cancel()
+        """Never under way when somebody else has a turn."""
 
     worker_ends = interrupt
 
@@ -73,50 +84,46 @@ class LocalCall(RunningCall):
         return f"<LocalCall {self.name}>"
 
 
-def _hops() -> tuple[Hop, ...]:
-    """The structured calls that wait for one made here, outermost first."""
-    scope = current_call.get()
-    if scope is None:
-        return ()
-    info = scope.info
-    return (*scope.chain, Hop(info.actor_id or "", info.task_id))[-MAX_CHAIN:]
-
-
 class LocalCalls:
     """The worker's `LocalHost`."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._streak = 0
+        self._in_one_step: WeakKeyDictionary[FunctionType, bool] = WeakKeyDictionary()
 
-    def admit(
-        self, target: ActorId, method: str, caller: Any, args: Args, kwargs: Kwargs
-    ) -> Coroutine[Any, Any, Any] | None:
-        shelf = self._worker.actors
-        actor = shelf.find(target)
-        if actor is None or actor.instance is None or not shelf.turns.is_coroutine(actor, method):
-            return None
+    def run_now(self, target: ActorId, method: str, caller: Any, args: Args, kwargs: Kwargs) -> Any:
+        actor = self._worker.actors.find(target)
+        if actor is None or actor.instance is None:
+            return MUST_SEND
+        bound = getattr(actor.instance, method, None)
+        function = getattr(bound, "__func__", None)
+        if not inspect.isfunction(function):
+            return MUST_SEND
+        one_step = self._in_one_step.get(function)
+        if one_step is None:
+            one_step = self._in_one_step[function] = runs_in_one_step(function)
+        if not one_step:
+            return MUST_SEND
         call = LocalCall(self._worker, actor, method, caller)
-        return self._run(call, args, kwargs) if shelf.turns.try_start(call) else None
+        if not actor.mailbox.would_start(call):
+            return MUST_SEND
+        self._streak += 1
+        if self._streak >= MAX_STREAK:
+            self._streak = 0
+            return MUST_SEND
+        return self._run(call, bound, args, kwargs)
 
-    async def _run(self, call: LocalCall, args: Args, kwargs: Kwargs) -> Any:
-        call.task = task = asyncio.current_task()
-        actor = call.actor
-        assert actor is not None and task is not None
+    def _run(self, call: LocalCall, method: Any, args: Args, kwargs: Kwargs) -> Any:
+        context = self._worker.runner.context_for(call)
         try:
-            context = self._worker.runner.context_for(call)
-            value = await _InContext(context, getattr(actor.instance, call.name)(*args, **kwargs))
-        except asyncio.CancelledError as error:
-            if call.death is not None:
-                task.uncancel()
-                raise call.death from None
-            if task.cancelling():
-                raise
-            raise decode_failure(call.carried(error)) from None
+            context.run(method(*args, **kwargs).send, None)
+        except StopIteration as stop:
+            value = stop.value
         except BaseException as error:
             raise decode_failure(call.carried(error)) from None
-        finally:
-            call.task = None
-            self._worker.actors.turns.local_ended(call)
+        else:
+            raise AssertionError(f"{method!r} was suspended, though it awaits nothing")
         return value if type(value) in IMMUTABLE else self._copied(call, value)
 
     def _copied(self, call: LocalCall, value: Any) -> Any:
@@ -133,31 +140,3 @@ class LocalCalls:
         finally:
             # By then the caller's runtime has told the owners, perhaps this worker, that it holds the references.
             call.caller.borrows.when_registered(partial(exports.unpin, encoded.handles))
-
-
-class _InContext:
-    """Awaits a coroutine in the running task, each of its steps in `context`."""
-
-    __slots__ = ("context", "coroutine")
-
-    def __init__(self, context: Context, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.context = context
-        self.coroutine = coroutine
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        run = self.context.run
-        coroutine = self.coroutine
-        try:
-            awaited = run(coroutine.send, None)
-            while True:
-                try:
-                    sent = yield awaited
-                except GeneratorExit:
-                    run(coroutine.close)
-                    raise
-                except BaseException as error:
-                    awaited = run(coroutine.throw, error)
-                else:
-                    awaited = run(coroutine.send, sent)
-        except StopIteration as stop:
-            return stop.value

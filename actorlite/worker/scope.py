@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from actorlite.context import CallInfo
 from actorlite.errors import ActorDiedError, Outcome, TaskCancelledError
 from actorlite.ids import ActorId, ObjectId
+from actorlite.resources import CPU, from_units
 from actorlite.rpc.peer import Peer
 from actorlite.wire.failures import encode_failure
+from actorlite.wire.messages import ONE_CPU, Envelope
 
 if TYPE_CHECKING:
     from actorlite.state.mailbox import Mailbox
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 class HostedActor:
     """One actor here. Slim: a worker may host a hundred thousand."""
 
-    __slots__ = ("id", "instance", "mailbox", "executor", "creator", "cls", "name")
+    __slots__ = ("id", "instance", "mailbox", "executor", "creator", "cls", "name", "units")
 
     def __init__(self, id: ActorId, mailbox: Mailbox[Any], executor: ThreadExecutor, creator: Peer, name: str) -> None:
         self.id = id
@@ -33,6 +35,8 @@ class HostedActor:
         self.creator = creator
         self.cls: type[Any] | None = None
         self.name = name
+        self.units = 0
+        """The CPU that it holds while it lives."""
 
     @property
     def class_name(self) -> str:
@@ -52,9 +56,18 @@ class RunningCall(ABC):
     name: str
     task: asyncio.Task[Any] | None
 
-    given_name = ""
-    """The `name` option of the call."""
-    attempt = 0
+    @property
+    def envelope(self) -> Envelope | None:
+        """What came with the call beside its arguments."""
+        return None
+
+    @property
+    def units(self) -> int:
+        """The CPU that is held for the task, or for the actor."""
+        if self.actor is not None:
+            return self.actor.units
+        envelope = self.envelope
+        return envelope.units if envelope is not None else ONE_CPU
 
     @property
     @abstractmethod
@@ -88,17 +101,18 @@ class RunningCall(ABC):
     @property
     def info(self) -> CallInfo:
         actor = self.actor
+        envelope = self.envelope
         function_name = f"{type(actor.instance).__name__}.{self.name}" if actor is not None else self.name
         return CallInfo(
             task_id=self.task_id,
-            task_name=self.given_name or function_name,
+            task_name=(envelope.name if envelope is not None else "") or function_name,
             function_name=function_name,
-            attempt=self.attempt,
+            attempt=envelope.attempt if envelope is not None else 0,
             actor_id=actor.id if actor is not None else None,
             actor_name=(actor.name or None) if actor is not None else None,
             actor_class=actor.cls if actor is not None else None,
             actor_data=(actor.id, actor.creator.identity.address) if actor is not None else (),
-            resources=self.worker.tasks.resources if actor is None else {},
+            resources={CPU: from_units(self.units)} if self.units else {},
         )
 
     def enter_wait(self) -> None:

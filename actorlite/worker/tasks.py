@@ -7,7 +7,6 @@ back to their owner, who runs them elsewhere; so a task may wait for one that wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from actorlite.rpc.peer import Peer
@@ -40,10 +39,6 @@ class TaskLane:
         self._waiting = 0
         self._blocked_timer: asyncio.TimerHandle | None = None
         self._lent = False
-
-    @property
-    def resources(self) -> Mapping[str, float]:
-        return {"CPU": 1.0} if self._started else {}
 
     def arrived(self, peer: Peer, message: Any, parts: Any) -> None:
         """Handler of `TaskCall`."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Turns:
-    """On the loop only. A call ends by `done`; one from this loop that needs no answer by `local_ended`."""
+    """On the loop only. A call ends by `done`."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -39,20 +39,6 @@ class Turns:
             function = getattr(actor.instance, method, None)
             known = self._coroutines[key] = inspect.iscoroutinefunction(function)
         return known
-
-    def try_start(self, call: RunningCall) -> bool:
-        """Count a call from this loop as started, if it may start now; `local_ended` follows."""
-        actor = call.actor
-        assert actor is not None
-        if not actor.mailbox.try_start(call):
-            return False
-        self._note_start(actor, call)
-        return True
-
-    def local_ended(self, call: RunningCall) -> None:
-        actor = call.actor
-        assert actor is not None
-        self._ended(actor, call)
 
     def _note_start(self, actor: HostedActor, call: RunningCall) -> None:
         started = self._started.get(actor.id)

@@ -290,6 +290,65 @@ async def test_a_coroutine_that_survives_its_cancellation_keeps_its_slot(cluster
     assert await next_call == "pong"
 
 
+async def test_a_cancelled_caller_does_not_wait_for_a_method_without_arguments(cluster: al.Session, gate: Any) -> None:
+    """In process too, where the calls of such methods may be answered on the spot."""
+
+    class Stubborn(al.Actor):
+        def __init__(self, gate: Any) -> None:
+            self.gate = gate
+
+        async def work(self) -> str:
+            try:
+                self.gate.arrive()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.gate.arrive()
+                await asyncio.to_thread(self.gate.hold)
+            return "swallowed"
+
+        async def ping(self) -> str:
+            return "pong"
+
+    stubborn = Stubborn.remote(gate)
+    assert await stubborn.ping() == "pong"
+    waiting = asyncio.ensure_future(stubborn.work())
+    await gate.arrived()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await gate.arrived(2)
+    next_call = asyncio.ensure_future(stubborn.ping())
+    assert (await asyncio.wait([next_call], timeout=0.02))[0] == set()
+    gate.open()
+    assert await next_call == "pong"
+
+
+async def test_a_method_with_a_timeout_of_its_own(cluster: al.Session) -> None:
+    """The method's own scopes cancel the method, never its caller."""
+
+    class Impatient(al.Actor):
+        async def work(self) -> str:
+            try:
+                async with asyncio.timeout(0.001):
+                    await asyncio.Event().wait()
+            except TimeoutError:
+                return "gave up"
+            return "?"
+
+    impatient = Impatient.remote()
+    assert [await impatient.work() for _ in range(5)] == ["gave up"] * 5
+    task = asyncio.current_task()
+    assert task is not None and not task.cancelling()
+
+
+async def test_calls_without_end_leave_the_loop_to_others(cluster: al.Session) -> None:
+    worker = Worker.remote()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            while True:
+                await worker.ping()
+
+
 async def test_cancelling_from_another_thread(cluster: al.Session, gate: Any) -> None:
     ref = for_ever.remote(gate)
     await gate.arrived()

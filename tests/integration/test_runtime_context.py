@@ -128,3 +128,18 @@ async def test_tasks_that_user_code_starts_see_the_call(cluster: al.Session) -> 
     ref = spread.remote()
     assert await ref == [ref.id, ref.id]
     assert al.runtime_context().get_task_id() is None
+
+
+@pytest.mark.parametrize("function", [plain, coroutine], ids=["plain", "coroutine"])
+@pytest.mark.parametrize("cpus, resources", [(2, {"CPU": 2.0}), (0.5, {"CPU": 0.5}), (0, {}), (1, {"CPU": 1.0})])
+async def test_the_resources_of_a_task(cluster: al.Session, function: Any, cpus: float, resources: Any) -> None:
+    assert (await function.options(num_cpus=cpus).remote())["resources"] == resources
+    assert (await function.options(num_cpus=cpus)())["resources"] == resources
+
+
+@pytest.mark.parametrize("process", ["dedicated", "shared"])
+@pytest.mark.parametrize("cpus, resources", [(None, {}), (1.5, {"CPU": 1.5}), (0, {})])
+async def test_the_resources_of_an_actor(cluster: al.Session, process: Any, cpus: Any, resources: Any) -> None:
+    actor = Asked.options(num_cpus=cpus, process=process).remote()
+    assert (await actor.facts())["resources"] == (await actor.facts_plain.remote())["resources"] == resources
+    assert [each["resources"] for each in await actor.early()] == [resources] * 2
