@@ -35,7 +35,7 @@ async def awaits_sometimes(flag: bool) -> None:
 
 
 async def enters() -> None:
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(1):  # noqa: ASYNC100
         pass
 
 
