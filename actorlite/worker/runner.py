@@ -1,15 +1,20 @@
 """Running user code: coroutines on the loop, plain functions in threads, each in a context of its own.
 
 Whoever starts a call gives a `done` function; it is called on the loop, once, with the answer.
+
+Coroutines that end without being suspended share a task: it takes one ready call after the other, so that a burst of
+short calls costs one pass of the loop and not one each. The first that is suspended keeps the task as its own, to its
+end; a new one takes the calls behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import current_call, current_runtime, current_trace
@@ -26,6 +31,9 @@ Done = Callable[[InboundCall, Answer], None]
 SENT: Answer = ((), ())
 """Stands for an answer that went out already."""
 
+MAX_BURST = 64
+"""Coroutine calls run in one pass of the loop: then what has arrived meanwhile is looked at."""
+
 
 class Runner:
     def __init__(self, worker: Worker) -> None:
@@ -33,7 +41,11 @@ class Runner:
         self._loop = worker.loop
         self._base = Context()
         self._base.run(current_runtime.set, worker.runtime)
-        self._running: dict[asyncio.Task[None], tuple[Done, InboundCall]] = {}
+        self._running: dict[asyncio.Task[None], tuple[Done, InboundCall] | None] = {}
+        """Tasks, and what they were made for: None for one that takes what is ready."""
+        self._ready: deque[tuple[InboundCall, Callable[..., Any], Done]] = deque()
+        """Coroutine calls that have not had their first step."""
+        self._taker: asyncio.Task[None] | None = None
         self._ended: deque[tuple[Done, InboundCall, Answer]] = deque()
         self._wake_up_sent = False
         self._silent = False
@@ -50,13 +62,17 @@ class Runner:
     # --- on the loop
 
     def start_coroutine(self, call: InboundCall, function: Callable[..., Any], done: Done) -> None:
-        """Decode the arguments and run a coroutine function, as a task of its own."""
-        self._own(call, self._run_coroutine(call, function, done), done)
+        """Decode the arguments and run a coroutine function."""
+        call.task = None
+        self._ready.append((call, function, done))
+        if self._taker is None:
+            self._make_taker()
 
     def start_plain(
         self, call: InboundCall, find: Callable[[], Callable[..., Any]], executor: ThreadExecutor, done: Done
     ) -> None:
         """Decode the arguments and run a plain function in a thread; `find` gives it, there."""
+        call.task = None
         executor.submit(partial(self._run_plain, call, find, executor, done))
 
     def start_work(self, call: InboundCall, work: Any, done: Done) -> None:
@@ -98,20 +114,62 @@ class Runner:
         task.add_done_callback(self._task_ended)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        done, call = self._running.pop(task)
-        if task.cancelled():
+        made_for = self._running.pop(task)
+        if task is self._taker:
+            self._taker = None
+        if made_for is not None and task.cancelled():
             # Before its first step: nothing of it has run, so it could not say that it is done.
+            done, call = made_for
             done(call, call.cancellation())
 
-    async def _run_coroutine(self, call: InboundCall, function: Callable[..., Any], done: Done) -> None:
+    # --- coroutines
+
+    def _make_taker(self) -> None:
+        if not self._silent:
+            task = self._taker = self._loop.create_task(self._take_ready(), context=self._base)
+            self._running[task] = None
+            task.add_done_callback(self._task_ended)
+
+    async def _take_ready(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        ready = self._ready
+        burst = MAX_BURST
+        while ready and not task.cancelling():  # cancelled by code that it ran: another one goes on
+            call, function, done = ready.popleft()
+            if not call.claim():
+                continue  # it was taken back, and has been answered
+            call.task = task
+            context = self._base.copy()
+            answer = context.run(_first_step, call, function)
+            if type(answer) is Suspended:
+                await self._stay_with(call, context, answer, done)
+                return
+            call.task = None
+            done(call, answer)
+            burst -= 1
+            if not burst:
+                burst = MAX_BURST
+                await asyncio.sleep(0)
+        self._taker = None
+        if ready:
+            self._make_taker()
+
+    async def _stay_with(self, call: InboundCall, context: Context, suspended: Suspended, done: Done) -> None:
+        """The running task is this call's from now on."""
+        self._taker = None
+        if self._ready:
+            self._make_taker()
+        suspended.context = context
         try:
-            args, kwargs = call.arguments()
-            answer = call.success(await function(*args, **kwargs))
+            value = await suspended
         except asyncio.CancelledError as error:
             answer = call.cancellation() if call.cancelled else call.failure(error)
         except BaseException as error:
             # SystemExit too: it would end the loop, which belongs to the caller when in process.
             answer = call.failure(error)
+        else:
+            answer = context.run(call.success, value)
         done(call, answer)
 
     def _send(self, peer: Peer, call: int, answer: Answer) -> None:
@@ -161,3 +219,57 @@ class Runner:
         while ended:
             done, call, answer = ended.popleft()
             done(call, answer)
+
+
+class Suspended:
+    """A coroutine after its first step; awaits the rest, each step in `context`."""
+
+    __slots__ = ("awaited", "context", "coroutine")
+
+    context: Context
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> None:
+        self.coroutine = coroutine
+        self.awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        run = self.context.run
+        coroutine = self.coroutine
+        awaited = self.awaited
+        try:
+            while True:
+                try:
+                    sent = yield awaited
+                except GeneratorExit:
+                    run(coroutine.close)
+                    raise
+                except BaseException as error:
+                    awaited = run(coroutine.throw, error)
+                else:
+                    awaited = run(coroutine.send, sent)
+        except StopIteration as stop:
+            return stop.value
+
+
+def _first_step(call: InboundCall, function: Callable[..., Any]) -> Answer | Suspended:
+    """In the call's context: run a coroutine function until it ends or is suspended."""
+    current_call.set(call)
+    trace = call.trace
+    if trace:
+        current_trace.set(trace)
+    try:
+        args, kwargs = call.arguments()
+        coroutine = function(*args, **kwargs)
+        if type(coroutine) is not CoroutineType:
+            coroutine = _awaiting(coroutine)
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration as stop:
+            return call.success(stop.value)
+    except BaseException as error:
+        return call.failure(error)
+    return Suspended(coroutine, awaited)
+
+
+async def _awaiting(awaitable: Any) -> Any:
+    return await awaitable
