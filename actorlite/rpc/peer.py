@@ -233,6 +233,10 @@ class Peer:
                     raise
             if self._deferred:
                 self._send_deferred()
+            return
+        handler = self._handlers.messages.get(kind)
+        if handler is not None:
+            handler(self, message, parts)
         elif kind is StreamItem:
             pending = self._pending.get(message.id)
             if pending is not None:
@@ -244,10 +248,7 @@ class Peer:
         elif kind is Request:
             self._serve(message)
         else:
-            handler = self._handlers.messages.get(kind)
-            if handler is None:
-                raise ProtocolError(f"this process does not take {kind.__name__}, sent by {self!r}")
-            handler(self, message, parts)
+            raise ProtocolError(f"this process does not take {kind.__name__}, sent by {self!r}")
 
     def closed(self, error: ConnectionLost | None) -> None:
         self._ended = True

@@ -119,8 +119,9 @@ class FrameReader:
     """Turns received bytes into messages; made for `asyncio.BufferedProtocol`.
 
     Usage: receive into `get_buffer()`, then iterate over `advance(n)` to its end before the next `get_buffer`. Every
-    message is a list of read-only views over memory of its own. The size limit is read after the message before was
-    handed out, so a sink that raises its limit while it handles a message has it applied to the next one.
+    message is a list of read-only views over memory that the reader never touches again. The size limit is read after
+    the message before was handed out, so a sink that raises its limit while it handles a message has it applied to the
+    next one.
 
     `scratch` holds nothing between `advance` and the next `get_buffer`: readers used from one thread may share it, and
     an idle reader costs nothing.
@@ -163,22 +164,27 @@ class FrameReader:
             self._head = b""
         limit = self._limit
         unpack_from = HEADER.unpack_from
+        # One copy for all messages of one part: they are read at once. Those of several parts get memory of their own,
+        # because a part is kept as long as the value that is built on it.
+        data = memoryview(bytes(scratch[:end]))
         position = 0
-        while end - position >= HEADER_BYTES:
-            size, count = unpack_from(scratch, position)
-            position += HEADER_BYTES
+        while (begin := position + HEADER_BYTES) <= end:
+            size, count = unpack_from(data, position)
             if size > limit.max_message_bytes:
                 raise FrameTooLarge(
                     f"a frame of {size} bytes was announced and refused: the limit is {limit.max_message_bytes}"
                 )
-            if position + size > end:
+            position = begin + size
+            if position > end:
                 _check_count(size, count)
-                self._receive_rest(size, count, scratch[position:end])
+                self._receive_rest(size, count, data[begin:])
                 return
-            body = memoryview(bytes(scratch[position : position + size]))
-            position += size
-            yield [body] if count == 1 else _split(body, count)
-        self._head = bytes(scratch[position:end])
+            body = data[begin:position]
+            if count == 1:
+                yield [body]
+            else:
+                yield _split(memoryview(bytes(body)), count)
+        self._head = bytes(data[position:])
 
     def _receive_rest(self, size: int, count: int, begun: memoryview) -> None:
         self._body = memoryview(bytearray(size))

@@ -54,7 +54,8 @@ class InboundCall(RunningCall):
         self.id: int = message.id
         self.name = name
         self.message: Any = message
-        self.parts: Sequence[memoryview] = parts
+        # The struct's own part was read, and shares memory with its neighbours on the connection.
+        self.parts: Sequence[memoryview] = parts if len(parts) > 1 else ()
         self.actor = actor
         self.task: asyncio.Task[Any] | None = None
         self.cancelled = False

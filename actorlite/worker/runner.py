@@ -142,7 +142,7 @@ class Runner:
             call.task = task
             context = self._base.copy()
             answer = context.run(_first_step, call, function)
-            if type(answer) is Suspended:
+            if isinstance(answer, Suspended):
                 await self._stay_with(call, context, answer, done)
                 return
             call.task = None

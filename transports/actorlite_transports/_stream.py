@@ -18,8 +18,10 @@ from weakref import WeakKeyDictionary
 
 from actorlite.errors import AuthenticationError, ConnectionLost, Outcome, ProtocolError
 from actorlite.transport import Address, Buffer, Connection, Sink
-from actorlite.wire.framing import RECEIVE_BYTES, FrameReader, encode_frame, joined_runs
+from actorlite.wire.framing import HEADER, JOIN_BYTES, RECEIVE_BYTES, RUN_BYTES, FrameReader, encode_frame, joined_runs
 from actorlite_transports._flow import HIGH_WATER_BYTES, LOW_WATER_BYTES, Wakeups, logger
+
+pack_header = HEADER.pack
 
 CLOSE_GRACE_S = 2.0
 """How long `aclose` bears a peer that takes nothing; then what it did not take is dropped."""
@@ -73,9 +75,14 @@ class StreamConnection(asyncio.BufferedProtocol):
     def send(self, *parts: Buffer) -> None:
         if not self._open:
             raise ConnectionLost(f"{self._end_text()}; nothing was sent", outcome=Outcome.NOT_EXECUTED)
-        buffers = encode_frame(parts)
-        self._queue += buffers
-        self._queued_bytes += len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+        if len(parts) == 1 and type(parts[0]) is bytes and (size := len(parts[0])) <= JOIN_BYTES:
+            # Most messages: the header goes into the run that is joined anyway.
+            self._queue += (pack_header(size, 1), parts[0])
+            self._queued_bytes += size
+        else:
+            buffers = encode_frame(parts)
+            self._queue += buffers
+            self._queued_bytes += sum(map(len, buffers))
         if self._queued_bytes > EARLY_FLUSH_BYTES:
             self._flush()
         elif not self._flush_scheduled:
@@ -240,14 +247,16 @@ class StreamConnection(asyncio.BufferedProtocol):
         if transport is None or not self._open or not (queue or self._rest):
             return
         with self._write_lock:
+            queued = self._queued_bytes
             self._queue, self._queued_bytes = [], 0
             if self._rest is not None:
                 queue.insert(0, self._rest)
+                queued += len(self._rest)
                 self._rest = None
             if transport.is_closing():
                 return
-            if len(queue) == 1:
-                transport.write(queue[0])
+            if queued <= RUN_BYTES:
+                transport.write(queue[0] if len(queue) == 1 else b"".join(queue))
                 return
             for run in joined_runs(queue):
                 if not transport.is_closing():
