@@ -15,6 +15,7 @@ from actorlite.api import (
     runtime_context,
     wait,
 )
+from actorlite.deadlines import timeout
 from actorlite.refs import ObjectRef
 from actorlite.session import Session, init, shutdown
 from actorlite.task import RemoteFunction
@@ -42,5 +43,6 @@ __all__ = [
     "runtime_context",
     "shutdown",
     "sync",
+    "timeout",
     "wait",
 ]

@@ -111,10 +111,16 @@ async def put(value: T) -> ObjectRef[T]:
 
 
 async def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> bool:
-    """Cancel the work behind `ref`; returns whether that was still possible. Idempotent.
+    """Cancel the work behind `ref`: from its owner or from any process that holds it. Idempotent.
 
-    Awaiting the reference then raises `TaskCancelledError`. `force` kills the worker process of a running task;
-    `recursive` cancels what the work itself started.
+    Returns False when the work had ended already. What was queued never runs. A coroutine gets `CancelledError` at its
+    next await. Plain code sees `runtime_context().is_cancelled()` at once, its blocking `al.sync` waits end, and half a
+    second later `CancelledError` is raised into its thread. How it ended is what the reference says: awaiting it raises
+    `TaskCancelledError`, whose `outcome` tells whether it had started, or gives the value if the work ended normally
+    all the same.
+
+    `force` ends the worker process of a running task, and the error says so; for a call of an actor it raises
+    `ValueError`. `recursive` cancels what the work itself had submitted.
     """
     _require_ref("cancel", ref)
     return await _on_loop_of(ref.runtime, ref.runtime.cancel(ref, force=force, recursive=recursive))

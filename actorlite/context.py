@@ -8,6 +8,7 @@ A `ContextVar` alone is not seen in request handlers, threads and fixtures.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -140,10 +141,25 @@ class CallScope(Protocol):
         """The structured calls that wait for this one, outermost first."""
         ...
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the call was asked to stop."""
+        ...
+
+    @property
+    def children(self) -> set[Any]:
+        """The calls that it submitted and that have not ended; cancelling it cancels them."""
+        ...
+
     def enter_wait(self) -> None:
         """The call blocks in `get`, `wait` or `await ref`: its CPU goes back to the node. From any thread."""
 
     def leave_wait(self) -> None: ...
+
+    def blocks_on(self, future: concurrent.futures.Future[Any]) -> None:
+        """Plain code of the call blocks its thread until `future` is done: cancelling the call cancels that."""
+
+    def blocks_no_more(self, future: concurrent.futures.Future[Any]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

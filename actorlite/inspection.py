@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from actorlite.actor import ActorHandle, definition_of
-from actorlite.context import CallInfo, Runtime, current_call, find_runtime
+from actorlite.context import CallInfo, CallScope, Runtime, current_call, find_runtime
+from actorlite.deadlines import current_deadline
 
 
 class RuntimeContext:
     """The session and call that it was asked for in. On a driver the getters about a call or an actor return None."""
 
-    __slots__ = ("_runtime", "_info")
+    __slots__ = ("_runtime", "_scope", "_info")
 
-    def __init__(self, runtime: Runtime, info: CallInfo | None) -> None:
+    def __init__(self, runtime: Runtime, scope: CallScope | None) -> None:
         self._runtime = runtime
-        self._info = info
+        self._scope = scope
+        self._info: CallInfo | None = None if scope is None else scope.info
 
     @property
     def namespace(self) -> str:
@@ -43,6 +45,25 @@ class RuntimeContext:
     def attempt(self) -> int | None:
         """0 for the first attempt of the running task, then 1, 2, ..."""
         return None if self._info is None else self._info.attempt
+
+    @property
+    def deadline(self) -> float | None:
+        """When the running call must have ended, on the event loop's clock (`time.monotonic()`); None without one.
+
+        It comes from the call's `timeout`, or from what was left to the call that made this one. For
+        `asyncio.timeout_at(context.deadline)`.
+        """
+        deadline = current_deadline.get()
+        return None if deadline is None else deadline.when
+
+    def is_cancelled(self) -> bool:
+        """Whether the running call was asked to stop; for plain functions that can end early by themselves.
+
+        Raises `RuntimeError` outside a call.
+        """
+        if self._scope is None:
+            raise RuntimeError("is_cancelled(): this code does not run in a task or in a method of an actor")
+        return self._scope.cancelled
 
     def get_job_id(self) -> str:
         return self._runtime.job
@@ -80,4 +101,4 @@ class RuntimeContext:
 def runtime_context() -> RuntimeContext:
     """What is known about the current session and call. Raises `NoSessionError` without a session."""
     scope = current_call.get()
-    return RuntimeContext(find_runtime(), None if scope is None else scope.info)
+    return RuntimeContext(find_runtime(), scope)

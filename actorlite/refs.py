@@ -156,7 +156,7 @@ class ObjectRef(Generic[T_co]):
             scope.enter_wait()
         future = self.future()
         try:
-            return future.result(timeout)
+            return block_on(future, timeout)
         finally:
             future.cancel()
             if scope is not None:
@@ -390,6 +390,21 @@ class _Settling:
             self.ref._remove_soon(self.step)
 
 
+def block_on(future: concurrent.futures.Future[T_co], timeout: float | None) -> T_co:
+    """Wait in a plain thread. Raises `asyncio.CancelledError` when the call that waits here is cancelled: as a
+    coroutine is at its next await."""
+    scope = current_call.get()
+    if scope is None:
+        return future.result(timeout)
+    scope.blocks_on(future)
+    try:
+        return future.result(timeout)
+    except concurrent.futures.CancelledError:
+        raise asyncio.CancelledError("the call was cancelled while it waited") from None
+    finally:
+        scope.blocks_no_more(future)
+
+
 def refuse_on_loop(what: str, remedy: str) -> None:
     """Raise `BlockingCallError` on a thread that runs an event loop: blocking it would stall everybody on it."""
     if _running_loop() is not None:
@@ -415,4 +430,4 @@ def _wake(waker: Any) -> None:
         waker()
 
 
-__all__ = ["ELSEWHERE", "CallScope", "Failure", "ObjectRef", "refuse_on_loop"]
+__all__ = ["ELSEWHERE", "CallScope", "Failure", "ObjectRef", "block_on", "refuse_on_loop"]

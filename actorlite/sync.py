@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar, overload
 
 from actorlite.context import Runtime, find_runtime
-from actorlite.refs import ObjectRef, refuse_on_loop
+from actorlite.refs import ObjectRef, block_on, refuse_on_loop
 from actorlite.runtime import waiting
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def _block(runtime: Runtime, work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the runtime's loop, in this thread's context, and wait for it here."""
     future = asyncio.run_coroutine_threadsafe(work, runtime.loop)
     try:
-        return future.result()
+        return block_on(future, None)
     finally:
         # After an exception raised into this thread nobody wants the answer; else it is there already.
         future.cancel()

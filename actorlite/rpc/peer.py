@@ -186,10 +186,10 @@ class Peer:
             self._connection.send(*parts)
         self._pending[id] = pending
 
-    def cancel(self, id: int) -> None:
+    def cancel(self, id: int, *, force: bool = False, recursive: bool = True) -> None:
         """Ask for the end of call `id`; its answer still comes. Never raises: a lost connection has told the caller."""
         if id in self._pending:
-            self.tell(encode(Cancel(id)))
+            self.tell(encode(Cancel(id, force, recursive)))
             return
         for entry in self._deferred:
             if entry[0] == id:

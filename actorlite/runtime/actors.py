@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import current_call
+from actorlite.deadlines import time_left
 from actorlite.definitions import ActorDefinition, MethodDefinition
 from actorlite.errors import (
     ActorDiedError,
@@ -73,6 +74,14 @@ class ActorOut(Outbound):
 
     def withdraw(self) -> None:
         self.link.withdraw(self)
+
+    def cancel(self, *, force: bool = False, recursive: bool = True) -> bool:
+        if force:
+            raise ValueError(
+                f"force=True ends a worker process, and with it the whole actor: {self.name}() is a call of "
+                f"{self.link!r}; write al.kill(handle) if that is meant, else cancel without force"
+            )
+        return super().cancel(recursive=recursive)
 
 
 class Link:
@@ -139,8 +148,7 @@ class Link:
         )
         call = ActorOut(runtime, number, method.name, sink, encoded, dependencies, envelope)
         call.link = self
-        if sink is not None:
-            bind_call(sink, call)
+        bind_call(sink, call)
         runtime.post(self._submit, call)
         return result
 
@@ -172,7 +180,11 @@ class Link:
         encoded, dependencies = encode_arguments(args, kwargs)
         scope = current_call.get()
         envelope = make_envelope(
-            scope, structured=True, timeout=options.timeout, num_returns=1, name=options.name or ""
+            scope,
+            structured=True,
+            timeout=time_left(options.timeout, runtime.loop.time()),
+            num_returns=1,
+            name=options.name or "",
         )
         result = StructuredResult(runtime.loop)
         call = ActorOut(runtime, next(runtime.hub.numbers), method.name, result, encoded, dependencies, envelope)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from weakref import ReferenceType, WeakValueDictionary
 from weakref import ref as weak
 
-from actorlite.errors import ActorliteError, ConnectionLost, OwnerDiedError
+from actorlite.errors import ActorliteError, ConnectionLost, OwnerDiedError, TransportError
 from actorlite.ids import ObjectId, ProcessId, owner_of
 from actorlite.refs import ELSEWHERE, Failure, ObjectRef
 from actorlite.rpc.hub import Hub
@@ -23,7 +23,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.exports import Exports
 from actorlite.runtime.payloads import RefEntries, unpack
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import Borrow, Exists, Failed, Fetch, Release, Reply, Taken, encode
+from actorlite.wire.messages import Borrow, CancelWork, Exists, Failed, Fetch, Release, Reply, Taken, Yes, encode
 
 T = TypeVar("T")
 
@@ -182,6 +182,15 @@ class Borrows:
         except ActorliteError:
             self._fetching.discard((ref.id, value))
             await self._fail_borrowed(ref)
+
+    async def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> bool:
+        """Ask the owner to cancel the work behind a borrowed reference. False when it is gone."""
+        try:
+            peer = await self._scope.hub.connect(ref.owner_address)
+            answer = await peer.request(next(self._scope.hub.numbers), CancelWork(ref.id, force, recursive))
+        except TransportError:
+            return False  # the value is lost with its owner, and the reference says so
+        return isinstance(answer, Yes) and answer.value
 
     def peer_lost(self, peer: Peer) -> None:
         """A process is gone, and what it owned is lost."""

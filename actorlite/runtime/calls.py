@@ -20,8 +20,10 @@ from actorlite.transport import Buffer
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import (
     CANCELLED,
+    EXPIRED,
     MAX_CHAIN,
     ONE_CPU,
+    STOPPED,
     Envelope,
     Failed,
     Hop,
@@ -79,7 +81,7 @@ class Outbound:
 
     __slots__ = (
         "runtime", "number", "name", "sink", "encoded", "dependencies", "envelope", "peer", "timer", "ended", "missing",
-        "pinned", "may_have_run",
+        "pinned", "may_have_run", "siblings",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +110,8 @@ class Outbound:
         """References inside the values that were sent in slots."""
         self.may_have_run = False
         """Whether an earlier attempt was sent to a worker that died."""
+        self.siblings: set[Any] | None = None
+        """The calls that were submitted by the same call and have not ended, this one among them."""
 
     # --- before it is sent
 
@@ -116,6 +120,9 @@ class Outbound:
         if self.encoded.handles:
             self.runtime.exports.pin(self.encoded.handles)
         if self.envelope is not None and self.envelope.budget_s is not None:
+            if self.envelope.budget_s <= 0:
+                self.expire()  # the time of its caller is over
+                return
             self.timer = self.runtime.loop.call_later(self.envelope.budget_s, self.expire)
         for _, ref in self.dependencies:
             if not ref.done():
@@ -187,8 +194,11 @@ class Outbound:
 
     def rejected(self, message: Rejected) -> None:
         """The callee did not run it."""
-        if message.reason == CANCELLED:
-            self.end(Failure(partial(TaskCancelledError, f"{self.name} was cancelled before it started"), quiet=True))
+        if message.reason in (CANCELLED, STOPPED):
+            before = message.reason == CANCELLED and not self.may_have_run
+            self.end(_cancelled(f"{self.name}() {message.text or 'was cancelled'}", before))
+        elif message.reason == EXPIRED:
+            self.end(_late(self, Outcome.UNKNOWN if self.may_have_run else Outcome.NOT_EXECUTED))
         else:
             self.end(fail_with(ActorliteError, f"{self.name} did not run: {message.text or message.reason}"))
 
@@ -201,6 +211,8 @@ class Outbound:
         self.ended = True
         if self.timer is not None:
             self.timer.cancel()
+        if self.siblings is not None:
+            self.siblings.discard(self)
         self.release()
         if self.runtime.closing and type(outcome) is Failure:
             outcome.retrieved = True  # whoever shuts a session down has given up on what is under way
@@ -228,14 +240,12 @@ class Outbound:
     def expire(self) -> None:
         """The caller's budget is spent: it learns so now; the callee is told to stop."""
         sent = self.peer is not None or self.may_have_run
-        budget = self.envelope.budget_s if self.envelope is not None else None
-        text = f"{self.name} did not end within its timeout of {budget:g} s"
-        outcome = Outcome.UNKNOWN if sent else Outcome.NOT_EXECUTED
-        self.stop(Failure(partial(DeadlineExceeded, f"{text} ({outcome.value})", outcome=outcome)))
+        self.stop(_late(self, Outcome.UNKNOWN if sent else Outcome.NOT_EXECUTED))
 
     def abandon(self) -> None:
         """The caller no longer wants it: take it back, or tell the callee to stop. Never waits."""
-        self.stop(Failure(partial(TaskCancelledError, f"{self.name} was cancelled by its caller"), quiet=True))
+        sent = self.peer is not None or self.may_have_run
+        self.stop(_cancelled(f"{self.name}() was cancelled by its caller", not sent))
 
     def stop(self, outcome: Failure) -> None:
         if self.ended:
@@ -246,15 +256,15 @@ class Outbound:
             self.withdraw()
         self.end(outcome)
 
-    def cancel(self) -> bool:
-        """`al.cancel`: True when it has not been sent and never will be, else the callee decides."""
+    def cancel(self, *, force: bool = False, recursive: bool = True) -> bool:
+        """`al.cancel`: what was sent is for the callee to stop. False when it has ended already."""
         if self.ended:
             return False
         if self.peer is not None:
-            self.peer.cancel(self.number)
-            return False
+            self.peer.cancel(self.number, force=force, recursive=recursive)
+            return True
         self.withdraw()
-        self.end(Failure(partial(TaskCancelledError, f"{self.name} was cancelled before it started"), quiet=True))
+        self.end(_cancelled(f"{self.name}() was cancelled before it started", not self.may_have_run))
         return True
 
     def withdraw(self) -> None:
@@ -341,7 +351,11 @@ def make_sink(runtime: ProcessRuntime, num_returns: int) -> tuple[int, Any, Any]
 
 
 def bind_call(sink: Any, call: Outbound) -> None:
-    """Let `al.cancel(ref)` find the call."""
+    """Let `al.cancel` find the call: by its reference, or by the call that submitted it."""
+    scope = current_call.get()
+    if scope is not None:
+        call.siblings = scope.children
+        call.siblings.add(call)
     if isinstance(sink, ObjectRef):
         sink._call = call
     elif isinstance(sink, ManyResults):
@@ -363,6 +377,18 @@ async def await_structured(runtime: ProcessRuntime, result: StructuredResult, ca
         if scope is not None:
             scope.leave_wait()
     return runtime.unwrap(outcome)
+
+
+def _cancelled(text: str, before_start: bool) -> Failure:
+    """Quiet: whoever cancels need not look at what came of it."""
+    outcome = Outcome.NOT_EXECUTED if before_start else Outcome.UNKNOWN
+    return Failure(partial(TaskCancelledError, f"{text} ({outcome.value})", outcome=outcome), quiet=True)
+
+
+def _late(call: Outbound, outcome: Outcome) -> Failure:
+    budget = call.envelope.budget_s if call.envelope is not None else None
+    text = f"{call.name}() did not end within its timeout of {budget or 0:g} s ({outcome.value})"
+    return fail_with(DeadlineExceeded, text, outcome=outcome)
 
 
 def _refs_in(message: Any) -> RefEntries:

@@ -78,7 +78,7 @@ class Exports:
 
     def find(self, identifier: ObjectId) -> ObjectRef[Any]:
         """An own reference that came back. Raises `ObjectLostError`."""
-        ref = self._known(identifier)
+        ref = self.known(identifier)
         if ref is None:
             raise ObjectLostError(f"object {identifier} came back to its owner after everybody had let it go")
         return ref
@@ -86,7 +86,7 @@ class Exports:
     # --- handlers of messages
 
     def borrow(self, peer: Peer, message: Borrow, parts: Sequence[memoryview]) -> None:
-        ref = self._known(message.object)
+        ref = self.known(message.object)
         if ref is not None:
             self._export_of(ref).borrowers.add(peer.identity.process)
         peer.tell(encode(Exists(message.id)))
@@ -103,7 +103,7 @@ class Exports:
             self.unpin(handles)
 
     def fetch(self, peer: Peer, message: Fetch, parts: Sequence[memoryview]) -> None:
-        ref = self._known(message.object)
+        ref = self.known(message.object)
         if ref is None:
             error = ObjectLostError(f"object {message.object} is gone: nobody held a reference when it was asked for")
             peer.tell(encode(Failed(message.id, encode_failure(error, "owner"))))
@@ -133,7 +133,8 @@ class Exports:
             export.borrowers.discard(peer.identity.process)
             self._drop(export)
 
-    def _known(self, identifier: ObjectId) -> ObjectRef[Any] | None:
+    def known(self, identifier: ObjectId) -> ObjectRef[Any] | None:
+        """An own reference that others hold, or that is in a value here."""
         export = self._exports.get(identifier)
         return export.ref if export is not None else self._pickled.get(identifier)
 

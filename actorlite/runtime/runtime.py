@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from actorlite.definitions import ActorDefinition, FunctionDefinition
-from actorlite.errors import ConnectionLost, NodeDiedError, SessionClosedError
+from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
 from actorlite.ids import ActorId, ObjectId, ProcessId
 from actorlite.options import ActorOptions, TaskOptions
 from actorlite.refs import Failure, ObjectRef
@@ -23,7 +24,19 @@ from actorlite.runtime.exports import Exports
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.tasks import TaskSubmitter
 from actorlite.state.actors import ActorState
-from actorlite.wire.messages import Borrow, Define, Ending, Fetch, KillActor, Reclaim, Release, ResolveActor, Taken
+from actorlite.wire.messages import (
+    Borrow,
+    CancelWork,
+    Define,
+    Ending,
+    Fetch,
+    KillActor,
+    Reclaim,
+    Release,
+    ResolveActor,
+    Taken,
+    Yes,
+)
 from actorlite.wire.serialize import Encoded, decode, encode
 
 T = TypeVar("T")
@@ -74,9 +87,19 @@ class ProcessRuntime:
                 Ending: lambda peer, message, parts: self.node_ending(message.reason),
             }
         )
-        handlers.on_requests({ResolveActor: self.directory.resolve, KillActor: self.directory.killed})
+        handlers.on_requests(
+            {
+                ResolveActor: self.directory.resolve,
+                KillActor: self.directory.killed,
+                CancelWork: self._cancel_for,
+            }
+        )
 
     # --- threads and tasks
+
+    def now(self) -> float:
+        """The loop's clock. From any thread: what a loop tells to others than its own may be its last look at it."""
+        return self.loop.time() if self.in_loop() else time.monotonic()
 
     def in_loop(self) -> bool:
         return threading.get_ident() == self._thread
@@ -215,11 +238,21 @@ class ProcessRuntime:
         return self.borrows.import_ref(identifier, owner_address)
 
     async def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> bool:
-        return await self.on_own_loop(self._cancel(ref))
+        return await self.on_own_loop(self._cancel(ref, force, recursive))
 
-    async def _cancel(self, ref: ObjectRef[Any]) -> bool:
+    async def _cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> bool:
+        if ref.owner_address:
+            return await self.borrows.cancel(ref, force, recursive)
         call = ref._call
-        return bool(call is not None and call.cancel())
+        return bool(call is not None and call.cancel(force=force, recursive=recursive))
+
+    async def _cancel_for(self, peer: Peer, body: CancelWork) -> Yes:
+        """Handler: another process cancels the work behind an object that this one owns."""
+        ref = self.exports.known(body.object)
+        try:
+            return Yes(ref is not None and await self._cancel(ref, body.force, body.recursive))
+        except ValueError as error:
+            raise ActorliteError(str(error)) from None
 
     # --- others that die
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from actorlite.context import current_call
+from actorlite.deadlines import time_left
 from actorlite.definitions import FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome, WorkerCrashedError
 from actorlite.ids import ProcessId
@@ -28,7 +29,7 @@ from actorlite.runtime.calls import (
     make_sink,
 )
 from actorlite.state.tasks import TaskPool
-from actorlite.wire.messages import HANDED_BACK, ONE_CPU, Envelope, Lease, Rejected, TaskCall, encode
+from actorlite.wire.messages import HANDED_BACK, ONE_CPU, STOPPED, Envelope, Lease, Rejected, TaskCall, encode
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
@@ -50,12 +51,14 @@ MAX_CONNECT_FAILURES = 5
 class TaskOut(Outbound):
     """One task on its way, through as many attempts as it has."""
 
-    __slots__ = ("blob", "retries", "group", "lease")
+    __slots__ = ("blob", "retries", "group", "lease", "forced")
 
     blob: CodeBlob
     retries: int
     group: LeaseGroup
     lease: int
+    forced: bool
+    """Whether its worker process shall end with it."""
 
     def arguments_ready(self) -> None:
         failure = self.failed_dependency()
@@ -72,7 +75,14 @@ class TaskOut(Outbound):
             group.handed_back(lease, self)
             return
         super().answered(message, parts)
-        group.finished(lease, self)
+        if self.forced and type(message) is Rejected and message.reason == STOPPED:
+            group.end_worker(lease)
+        else:
+            group.finished(lease, self)
+
+    def cancel(self, *, force: bool = False, recursive: bool = True) -> bool:
+        self.forced = self.forced or force
+        return super().cancel(force=force, recursive=recursive)
 
     def lost(self, error: ConnectionLost) -> None:
         # The worker ran its calls in order, so the oldest one is taken to be what it died of. Those behind it are run
@@ -163,6 +173,13 @@ class LeaseGroup:
         if peer is not None and not self.runtime.closing:
             self.runtime.spawn(self._give_up(lease, peer.identity.process))
         return self.pool.lost(lease)
+
+    def end_worker(self, lease: int) -> None:
+        """The worker has handed back what it did not run, and is to end."""
+        self.peers.pop(lease, None)
+        if self.pool.lost(lease):
+            self.runtime.node.return_lease(lease, reuse=False)
+        self.pump()
 
     async def _give_up(self, lease: int, process: ProcessId) -> None:
         """Return the lease of a worker that we lost, in case only the connection broke and it lives on."""
@@ -287,8 +304,7 @@ class TaskSubmitter:
         runtime.check_open()
         number, result, sink = make_sink(runtime, options.num_returns)
         call = self._make(number, sink, definition, args, kwargs, options, structured=False)
-        if sink is not None:
-            bind_call(sink, call)
+        bind_call(sink, call)
         runtime.post(self._begin, call)
         return result
 
@@ -338,7 +354,7 @@ class TaskSubmitter:
         envelope = make_envelope(
             current_call.get(),
             structured=structured,
-            timeout=options.timeout,
+            timeout=time_left(options.timeout, runtime.loop.time()) if structured else options.timeout,
             num_returns=options.num_returns,
             name=options.name or "",
             units=units,
@@ -347,6 +363,7 @@ class TaskSubmitter:
         call.blob = blob
         call.retries = options.max_retries
         call.lease = 0
+        call.forced = False
         call.group = self._group(units)
         return call
 
@@ -361,7 +378,7 @@ class TaskSubmitter:
             call.end(fail_with(NodeDiedError, self._runtime.gone, outcome=Outcome.NOT_EXECUTED))
             return
         call.begin()
-        if not call.missing:
+        if not call.missing and not call.ended:
             call.arguments_ready()
 
     def __repr__(self) -> str:

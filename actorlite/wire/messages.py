@@ -200,14 +200,21 @@ NO_SUCH_ACTOR = "no such actor"
 ACTOR_DIED = "actor died"
 CANCELLED = "cancelled"
 EXPIRED = "expired"
+"""Its budget was spent while it waited."""
 BAD_REQUEST = "bad request"
-REJECTIONS = frozenset({HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST})
+STOPPED = "stopped"
+"""The exception: it was cancelled while it ran, so it has run in part."""
+REJECTIONS = frozenset({HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST, STOPPED})
 
 
 class Cancel(_Message, tag=24, frozen=True):
-    """Stop call `id`, also when it is not known yet. Answered by the call's own reply."""
+    """Stop call `id`. Answered by the call's own reply; one that is not known has been answered."""
 
     id: int
+    force: bool = False
+    """End the worker process if nothing else stops a running task."""
+    recursive: bool = True
+    """Stop also what the call itself submitted and what has not ended yet."""
 
 
 class StreamItem(_Message, tag=25, frozen=True):
@@ -369,6 +376,14 @@ class KillActor(_Message, tag=114, frozen=True):
     target: ActorId
 
 
+class CancelWork(_Message, tag=115, frozen=True):
+    """Asks the owner of an object to cancel the work that makes it."""
+
+    object: ObjectId
+    force: bool
+    recursive: bool
+
+
 class NodeInfo(_Message, tag=120, frozen=True):
     pid: int
     cpu_units: int
@@ -428,6 +443,7 @@ RequestBody = (
     | StopActor
     | ResolveActor
     | KillActor
+    | CancelWork
 )
 ResponseBody = NodeInfo | Lease | Death | Status | Yes | ActorPlace
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused

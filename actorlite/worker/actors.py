@@ -124,7 +124,7 @@ class ActorShelf:
 
     def close(self) -> None:
         for call in self.turns.take_all_started():
-            call.worker_ends(ActorDiedError("its worker was ended under the call", outcome=Outcome.UNKNOWN))
+            call.worker_ends()
         for actor in self._actors.values():
             if actor.executor is not self._shared_executor:
                 actor.executor.close()

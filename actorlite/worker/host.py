@@ -33,10 +33,14 @@ from actorlite.wire.messages import (
 )
 from actorlite.worker.actors import ActorShelf
 from actorlite.worker.inbound import InboundCall
+from actorlite.worker.interrupts import end_waits, stop_plain
 from actorlite.worker.runner import Runner
 from actorlite.worker.tasks import TaskLane
 
 logger = logging.getLogger("actorlite.worker")
+
+END_GRACE_S = 5.0
+"""How long the end of a worker waits for coroutines that were cancelled. A process is killed by then."""
 
 
 class Worker:
@@ -90,7 +94,10 @@ class Worker:
         self.tasks.close()
         self.actors.close()
         self.runtime.quiet = True
-        await asyncio.gather(*self.runner.cancel_all(), return_exceptions=True)
+        if running := self.runner.cancel_all():
+            _, deaf = await asyncio.wait(running, timeout=END_GRACE_S)
+            for task in deaf:
+                logger.error("%r goes on although it was cancelled, and its worker ends without it", task)
         self.runtime.node_ending("the worker ends")
         await self.runtime.aclose()
 
@@ -105,14 +112,23 @@ class Worker:
             fetched[position] = await ref
         call.fetched = fetched
 
-    def cancel_call(self, call: InboundCall) -> None:
-        """Stop a call: one that waits never runs, a coroutine is cancelled, a thread is told only."""
-        if call.cancelled:
-            return
+    def cancel_call(self, call: InboundCall, *, force: bool = False, recursive: bool = True) -> None:
+        """Stop a call and what it submitted: one that waits never runs, a coroutine is cancelled, plain code is told,
+        and interrupted if it goes on. `force` ends the process of a running task."""
+        first = not call.cancelled
         call.cancelled = True
-        withdrawn = self.tasks.withdraw(call) if call.actor is None else self.actors.turns.withdraw(call)
-        if not withdrawn and call.task is not None:
+        if recursive:
+            call.cascades = True
+            call.cancel_children()
+        if self.tasks.withdraw(call) if call.actor is None else self.actors.turns.withdraw(call):
+            return
+        end_waits(call)
+        if force and call.actor is None:
+            self.tasks.end_with(call)
+        elif first and call.task is not None:
             call.task.cancel()
+        elif first:
+            stop_plain(call)
 
     # --- handlers
 
@@ -120,7 +136,7 @@ class Worker:
         # The call came earlier on this connection, so one that is not known has been answered.
         call = peer.inbound.get(message.id)
         if call is not None:
-            self.cancel_call(call)
+            self.cancel_call(call, force=message.force, recursive=message.recursive)
 
     async def _retire(self, peer: Peer, body: Retire) -> Yes:
         return Yes(not self.runtime.exports.is_needed and not len(self.actors))

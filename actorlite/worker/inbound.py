@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from actorlite.wire.messages import (
     ACTOR_DIED,
     CANCELLED,
     INLINE_PAYLOAD_BYTES,
-    Envelope,
+    STOPPED,
     Failed,
     Payload,
     Rejected,
@@ -26,6 +28,7 @@ from actorlite.wire.messages import (
 )
 from actorlite.wire.serialize import Encoded, decode
 from actorlite.wire.serialize import encode as encode_value
+from actorlite.worker import interrupts
 from actorlite.worker.scope import HostedActor, RunningCall
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ Answer = tuple[Sequence[Buffer], Sequence[object]]
 class InboundCall(RunningCall):
     """One call from its arrival to its answer."""
 
-    __slots__ = ("peer", "id", "message", "parts", "cancelled", "fetched", "_claim")
+    __slots__ = ("peer", "id", "message", "parts", "cascades", "fetched", "thread", "blocked", "arrival", "_claim")
 
     def __init__(
         self,
@@ -59,8 +62,20 @@ class InboundCall(RunningCall):
         self.actor = actor
         self.task: asyncio.Task[Any] | None = None
         self.cancelled = False
+        self.cascades = False
+        """Whether what it submits ends with it, because it was cancelled."""
+        self._children = None
         self.fetched: dict[int | str, Any] | None = None
         """Values of arguments that were given as references owned elsewhere."""
+        self.envelope = envelope = getattr(message, "envelope", None)
+        self.deadline = None
+        if envelope is not None and envelope.budget_s is not None:
+            self.deadline = worker.loop.time() + envelope.budget_s
+        self.thread: list[int] | None = None
+        """While its plain code runs: see `interrupts`."""
+        self.blocked: list[concurrent.futures.Future[Any]] | None = None
+        """What its plain code waits for."""
+        self.arrival: threading.Event | None = None
         self._claim = [None]
 
     def claim(self) -> bool:
@@ -70,10 +85,6 @@ class InboundCall(RunningCall):
         except IndexError:
             return False
         return True
-
-    @property
-    def envelope(self) -> Envelope | None:
-        return getattr(self.message, "envelope", None)
 
     @property
     def chainable(self) -> bool:
@@ -100,10 +111,11 @@ class InboundCall(RunningCall):
         mailbox = self.actor.mailbox if self.actor is not None else self.worker.tasks.mailbox
         return bool(mailbox.waiting)
 
-    @property
-    def trace(self) -> str:
-        envelope = self.envelope
-        return envelope.trace if envelope is not None else ""
+    def blocks_on(self, future: concurrent.futures.Future[Any]) -> None:
+        interrupts.block(self, future)
+
+    def blocks_no_more(self, future: concurrent.futures.Future[Any]) -> None:
+        interrupts.unblock(self, future)
 
     @property
     def task_id(self) -> ObjectId:
@@ -115,17 +127,21 @@ class InboundCall(RunningCall):
         return envelope.chain if envelope is not None else ()
 
     def interrupt(self, error: ActorDiedError) -> None:
-        """The actor ends under the call: answer for it, and cancel its coroutine; a thread cannot be stopped."""
+        """The actor ends under the call: answer for it, and stop its code."""
         unstarted = self.task is None and self.claim()  # queued in its thread: it must not run any more
         if self.id in self.peer.inbound:
             answer = self.rejection(ACTOR_DIED, str(error)) if unstarted else self.failure(error)
             self.worker.runner.deliver(self, answer)
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
+        elif not unstarted:
+            interrupts.interrupt(self)
 
-    def worker_ends(self, error: ActorDiedError) -> None:
+    def worker_ends(self) -> None:
         """The whole worker ends under the call: the end of the connection tells the caller."""
-        self.claim()  # queued in its thread, it must not run any more
+        if not self.claim():  # else it was queued in its thread, and does not run any more
+            interrupts.end_waits(self)
+            interrupts.interrupt(self)
 
     # --- arguments and answers
 
@@ -187,7 +203,12 @@ class InboundCall(RunningCall):
         return (encode(Rejected(self.id, reason, text)),), ()
 
     def cancellation(self) -> Answer:
-        return self.rejection(CANCELLED, f"{self.name}() was cancelled")
+        """It was taken back before it started."""
+        return self.rejection(CANCELLED, "was cancelled before it started")
+
+    def stopped(self) -> Answer:
+        """It ended because it was cancelled while it ran."""
+        return self.rejection(STOPPED, "was cancelled while it ran")
 
     def __repr__(self) -> str:
         return f"<InboundCall {self.name} #{self.id} from {self.peer.identity.process}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import dis
 import inspect
 from functools import partial
@@ -48,6 +49,10 @@ class LocalCall(RunningCall):
         self.name = name
         self.caller = caller
         self.task: asyncio.Task[Any] | None = None
+        self.envelope = None
+        self.cancelled = False
+        self.deadline = None
+        self._children = None
         self.number = 0
         scope = current_call.get()
         self.hops = (
@@ -65,20 +70,23 @@ class LocalCall(RunningCall):
         return False
 
     @property
-    def trace(self) -> str:
-        return current_trace.get()
-
-    @property
     def chain(self) -> tuple[Any, ...]:
         return self.hops
 
     def claim(self) -> bool:
         return False  # it runs already
 
+    def blocks_on(self, future: concurrent.futures.Future[Any]) -> None:
+        """Only a thread can, to which it left its context: the call is over by then."""
+
+    def blocks_no_more(self, future: concurrent.futures.Future[Any]) -> None:
+        """See `blocks_on`."""
+
     def interrupt(self, error: ActorDiedError) -> None:
         """Never under way when somebody else has a turn."""
 
-    worker_ends = interrupt
+    def worker_ends(self) -> None:
+        """Never under way, either."""
 
     def __repr__(self) -> str:
         return f"<LocalCall {self.name}>"
@@ -116,6 +124,9 @@ class LocalCalls:
 
     def _run(self, call: LocalCall, method: Any, args: Args, kwargs: Kwargs) -> Any:
         context = self._worker.runner.context_for(call)
+        trace = current_trace.get()
+        if trace:
+            context.run(current_trace.set, trace)
         try:
             context.run(method(*args, **kwargs).send, None)
         except StopIteration as stop:

@@ -18,9 +18,12 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import current_call, current_runtime, current_trace
+from actorlite.deadlines import Deadline, current_deadline
 from actorlite.rpc.peer import Peer
+from actorlite.wire.messages import EXPIRED
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall
+from actorlite.worker.interrupts import run_interruptibly
 from actorlite.worker.scope import RunningCall
 
 if TYPE_CHECKING:
@@ -51,12 +54,9 @@ class Runner:
         self._silent = False
 
     def context_for(self, call: RunningCall) -> Context:
-        """A call sees the runtime, itself and the trace it came with; nothing of the call before it."""
+        """A call sees the runtime, itself and what came with it; nothing of the call before it."""
         context = self._base.copy()
-        context.run(current_call.set, call)
-        trace = call.trace
-        if trace:
-            context.run(current_trace.set, trace)
+        context.run(_enter, call)
         return context
 
     # --- on the loop
@@ -87,6 +87,8 @@ class Runner:
         """Send an answer; first let the owners of references that came with the call know that they are held here."""
         peer = call.peer
         peer.inbound.pop(call.id, None)
+        if call.cascades:
+            call.cancel_children()  # those that it submitted after it was told
         if answer is SENT or self._silent:
             return
         borrows = self._worker.runtime.borrows
@@ -164,7 +166,7 @@ class Runner:
         try:
             value = await suspended
         except asyncio.CancelledError as error:
-            answer = call.cancellation() if call.cancelled else call.failure(error)
+            answer = call.stopped() if call.cancelled else call.failure(error)
         except BaseException as error:
             # SystemExit too: it would end the loop, which belongs to the caller when in process.
             answer = call.failure(error)
@@ -187,7 +189,8 @@ class Runner:
     ) -> None:
         if not call.claim():
             return  # the loop took it back, and has answered
-        answer = self.context_for(call).run(self._call_plain, call, find)
+        context = self.context_for(call)
+        answer = run_interruptibly(call, partial(context.run, self._call_plain, call, find)) or call.stopped()
         # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
         sent = executor.is_idle and call.may_answer_at_once(answer) and call.peer.send_from_thread(*answer[0])
         self._ended.append((done, call, SENT if sent else answer))
@@ -199,10 +202,14 @@ class Runner:
                 self._loop.call_soon_threadsafe(self._collect)
 
     def _call_plain(self, call: InboundCall, find: Callable[[], Callable[..., Any]]) -> Answer:
+        if call.deadline is not None and call.deadline <= self._worker.runtime.now():
+            return call.rejection(EXPIRED)
         try:
             function = find()
             args, kwargs = call.arguments()
             return call.success(function(*args, **kwargs))
+        except asyncio.CancelledError as error:
+            return call.stopped() if call.cancelled else call.failure(error)
         except BaseException as error:
             # SystemExit too: a thread that ends does not end the process, and its caller must hear of it.
             return call.failure(error)
@@ -251,12 +258,22 @@ class Suspended:
             return stop.value
 
 
+def _enter(call: RunningCall) -> None:
+    """In the call's own context, first of all."""
+    current_call.set(call)
+    envelope = call.envelope
+    if envelope is not None:
+        if envelope.trace:
+            current_trace.set(envelope.trace)
+        if envelope.budget_s is not None and (when := call.deadline) is not None:
+            current_deadline.set(Deadline(when))
+
+
 def _first_step(call: InboundCall, function: Callable[..., Any]) -> Answer | Suspended:
     """In the call's context: run a coroutine function until it ends or is suspended."""
-    current_call.set(call)
-    trace = call.trace
-    if trace:
-        current_trace.set(trace)
+    _enter(call)
+    if call.deadline is not None and call.deadline <= call.worker.loop.time():
+        return call.rejection(EXPIRED)
     try:
         args, kwargs = call.arguments()
         coroutine = function(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -49,17 +50,18 @@ class HostedActor:
 class RunningCall(ABC):
     """The `CallScope` of the user code that it runs; what an actor's mailbox holds."""
 
-    __slots__ = ("worker", "actor", "name", "task")
+    __slots__ = ("worker", "actor", "name", "task", "envelope", "cancelled", "deadline", "_children")
 
     worker: Worker
     actor: HostedActor | None
     name: str
     task: asyncio.Task[Any] | None
-
-    @property
-    def envelope(self) -> Envelope | None:
-        """What came with the call beside its arguments."""
-        return None
+    envelope: Envelope | None
+    """What came with the call beside its arguments."""
+    cancelled: bool
+    deadline: float | None
+    """When it must have ended, on the loop's clock."""
+    _children: set[Any] | None
 
     @property
     def units(self) -> int:
@@ -83,8 +85,16 @@ class RunningCall(ABC):
         """Whether it may be queued in the thread where it runs."""
 
     @property
-    @abstractmethod
-    def trace(self) -> str: ...
+    def children(self) -> set[Any]:
+        """The calls that it submitted and that have not ended."""
+        children = self._children
+        if children is None:
+            children = self._children = set()
+        return children
+
+    def cancel_children(self) -> None:
+        for child in list(self._children or ()):
+            child.cancel()
 
     @abstractmethod
     def claim(self) -> bool:
@@ -95,7 +105,7 @@ class RunningCall(ABC):
         """The actor ends under the call."""
 
     @abstractmethod
-    def worker_ends(self, error: ActorDiedError) -> None:
+    def worker_ends(self) -> None:
         """The whole worker ends under the call."""
 
     @property
@@ -114,6 +124,12 @@ class RunningCall(ABC):
             actor_data=(actor.id, actor.creator.identity.address) if actor is not None else (),
             resources={CPU: from_units(self.units)} if self.units else {},
         )
+
+    @abstractmethod
+    def blocks_on(self, future: concurrent.futures.Future[Any]) -> None: ...
+
+    @abstractmethod
+    def blocks_no_more(self, future: concurrent.futures.Future[Any]) -> None: ...
 
     def enter_wait(self) -> None:
         if self.actor is None:

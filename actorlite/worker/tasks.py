@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from actorlite.rpc.peer import Peer
 from actorlite.state.mailbox import Mailbox
-from actorlite.wire.messages import HANDED_BACK
+from actorlite.wire.messages import HANDED_BACK, STOPPED
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.functions import TaskFunctions
 from actorlite.worker.inbound import Answer, InboundCall
@@ -39,11 +39,16 @@ class TaskLane:
         self._waiting = 0
         self._blocked_timer: asyncio.TimerHandle | None = None
         self._lent = False
+        self._ending = False
+        """Whether the process is to end, and runs no more tasks."""
 
     def arrived(self, peer: Peer, message: Any, parts: Any) -> None:
         """Handler of `TaskCall`."""
         call = InboundCall(self._worker, peer, message, parts, None, "")
         peer.inbound[call.id] = call
+        if self._ending:
+            self._worker.runner.deliver(call, call.rejection(HANDED_BACK))
+            return
         started = self.mailbox.offer(call)
         # After the offer: a task that is answered from its thread looks for those that wait once it is noted here.
         self._worker.runner.collect_ended()
@@ -66,6 +71,14 @@ class TaskLane:
             return True
         return False
 
+    def end_with(self, call: InboundCall) -> None:
+        """The owner wants the process to end with this running task: say so, and give back all others. The owner then
+        returns the worker to its node, which ends it."""
+        text = f"was cancelled with force=True while it ran, and its worker (pid {self._worker.hub.identity.pid}) ended"
+        self._ending = True
+        self._worker.runner.deliver(call, call.rejection(STOPPED, text))
+        self._hand_back()
+
     def waits(self, change: int) -> None:
         """The running task begins (1) or ends (-1) to wait for others. From any thread."""
         if self._worker.runtime.in_loop():
@@ -85,7 +98,7 @@ class TaskLane:
             if timer is not None:
                 timer.cancel()
         for call in self._started:
-            call.claim()  # queued in the thread, it must not run any more
+            call.worker_ends()
         self._executor.close()
 
     # --- running
@@ -133,7 +146,8 @@ class TaskLane:
                 self._worker.runtime.node.blocked(False)
             self._waiting = 0
         self._started.pop(call, None)
-        self._worker.runner.deliver(call, answer)
+        if call.id in call.peer.inbound:  # else it was answered when the process was to end with it
+            self._worker.runner.deliver(call, answer)
         for following in self.mailbox.finished(call):
             self._start(following)
 

@@ -149,7 +149,7 @@ async def test_a_deadline(cluster: al.Session, gate: Any, eventually: Any) -> No
             gate.arrive()
 
     slow = for_ever.options(timeout=0.05)
-    with pytest.raises(DeadlineExceeded, match="for_ever did not end within its timeout of 0.05 s"):
+    with pytest.raises(DeadlineExceeded, match="for_ever\\(\\) did not end within its timeout of 0.05 s"):
         await slow.remote()
     await gate.arrived(2)  # it was told to stop, and did
     with pytest.raises(TimeoutError):

@@ -299,6 +299,10 @@ class FakeScope:
     def leave_wait(self) -> None:
         self.log.append("leave")
 
+    def blocks_on(self, future: Any) -> None: ...
+
+    def blocks_no_more(self, future: Any) -> None: ...
+
 
 async def test_a_call_that_really_waits_gives_its_cpu_back() -> None:
     fake = FakeScope()

@@ -18,6 +18,7 @@ from actorlite.wire.messages import (
     Blocked,
     Borrow,
     Cancel,
+    CancelWork,
     Challenge,
     CreateActor,
     Credit,
@@ -143,7 +144,7 @@ GOLDEN = {
     "failed": (Failed(7, b"failure"), "931607c4076661696c757265"),
     "rejected": (Rejected(7, "expired"), "941707a765787069726564a0"),
     "rejected with text": (Rejected(7, "actor died", "why"), "941707aa6163746f722064696564a3776879"),
-    "cancel": (Cancel(7), "921807"),
+    "cancel": (Cancel(7), "941807c2c3"),
     "stream item": (StreamItem(7, 300, SMALL), "941907cd012c9401c401800090"),
     "credit": (Credit(7, 8), "931a0708"),
     "taken": (Taken(7), "921b07"),
@@ -183,6 +184,11 @@ GOLDEN = {
     "resolve actor": (
         Request(7, ResolveActor(ACTOR)),
         "9328079271bd303031313232333334343535363637372d303030303030303030303062",
+    ),
+    "cancel by force": (Cancel(7, True, False), "941807c3c2"),
+    "cancel work": (
+        Request(7, CancelWork(OBJECT, False, True)),
+        "9328079473bd303031313232333334343535363637372d303030303030303030303061c2c3",
     ),
     "kill actor": (
         Request(7, KillActor(ACTOR)),
@@ -291,7 +297,7 @@ def test_what_is_no_message_is_refused(data):
 
 
 def test_fields_of_a_newer_peer_are_ignored():
-    assert decode(msgspec.msgpack.encode([24, 7, "new"])) == Cancel(7)
+    assert decode(msgspec.msgpack.encode([24, 7, False, True, "new"])) == Cancel(7)
 
 
 def test_before_the_handshake_only_its_messages_are_decoded():
@@ -310,7 +316,7 @@ def test_messages_are_values():
 
 
 def test_the_reasons_of_a_rejection_are_part_of_the_protocol():
-    expected = {"handed back", "no such actor", "actor died", "cancelled", "expired", "bad request"}
+    expected = {"handed back", "no such actor", "actor died", "cancelled", "expired", "bad request", "stopped"}
     assert expected == messages.REJECTIONS
 
 
