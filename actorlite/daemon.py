@@ -25,6 +25,7 @@ from actorlite.host import ExitReport
 from actorlite.loading import load
 from actorlite.node.spawner import ZygoteSpawner
 from actorlite.node.stop import RunNode, StopSignal
+from actorlite.pages import before_fork, give_back_zeros
 from actorlite.transport import get_transport
 from actorlite.wire import launch as wire
 from actorlite.wire.zygote import ZygoteConfig
@@ -37,6 +38,7 @@ ABRUPT_END_WITHIN_S = 1.0
 GIVE_UP_AFTER_S = 1.8
 """When the starter is gone, a daemon that hangs is killed by the kernel, and the zygote clears up after it."""
 ERROR_CHARACTERS = 16_000
+NODE_AND_WORKERS_NEED = "actorlite.rpc.hub"
 
 
 def main(control_fd: int, stderr_fd: int) -> NoReturn:
@@ -78,6 +80,8 @@ def _open(config: wire.DaemonConfig, control: socket.socket, stderr_fd: int) -> 
         import_module("uvloop")
     if config.node:
         get_transport(config.node)
+    import_module(NODE_AND_WORKERS_NEED)
+    before_fork()
     try:
         return fork_zygote(
             ZygoteConfig(
@@ -102,6 +106,7 @@ def _run(config: wire.DaemonConfig, control: socket.socket, zygote: ZygoteProces
     # After the fork: the zygote imports what workers need meanwhile.
     run_node: RunNode = load(config.node_entry)
     with asyncio.Runner(loop_factory=factory) as runner:
+        give_back_zeros(runner.get_loop())
         return runner.run(_Daemon(config, control, stderr_fd, run_node).run(zygote))
 
 

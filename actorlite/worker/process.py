@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from actorlite.host import SystemEntropy, WorkerSpec
+from actorlite.pages import give_back_zeros
 from actorlite.worker.host import Worker
 
 SWITCH_INTERVAL_S = 100e-6
@@ -28,6 +29,7 @@ def run_worker(spec: WorkerSpec) -> None:
         except OSError as error:
             print(f"actorlite: cannot use the driver's directory {spec.cwd}: {error}", file=sys.stderr)
     with asyncio.Runner(loop_factory=loop_factory(spec.loop)) as runner:
+        give_back_zeros(runner.get_loop())
         runner.run(_serve(spec))
 
 

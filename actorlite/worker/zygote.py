@@ -30,6 +30,7 @@ import msgspec
 
 from actorlite import proctree
 from actorlite.host import ExitReport, WorkerSpec
+from actorlite.pages import before_fork, fill_holes
 from actorlite.wire import zygote as wire
 from actorlite.worker.preload import Entry, PreloadError, adopt_path, preload
 from actorlite.worker.stderr import STDERR, StderrTee
@@ -101,7 +102,7 @@ def _zygote_main(config: wire.ZygoteConfig, channel: socket.socket, daemon: int)
             opened = _open_session(config, channel)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if opened:
-            entry = _prepare(config, channel)
+            entry, _filling = _prepare(config, channel)
             _Zygote(channel, entry).serve()
             code = 0
     except PreloadError as error:
@@ -146,7 +147,8 @@ def _open_session(config: wire.ZygoteConfig, channel: socket.socket) -> bool:
     return True
 
 
-def _prepare(config: wire.ZygoteConfig, channel: socket.socket) -> Entry:
+def _prepare(config: wire.ZygoteConfig, channel: socket.socket) -> tuple[Entry, list[object]]:
+    """What workers run, and objects to keep as long as this process forks."""
     # Whoever replaced the streams in the daemon is not in this process.
     if sys.__stdout__ is not None and sys.__stderr__ is not None:
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
@@ -159,11 +161,11 @@ def _prepare(config: wire.ZygoteConfig, channel: socket.socket) -> Entry:
         os.dup2(config.stderr, STDERR)
         os.close(config.stderr)
     gc.collect()
-    # Objects of the zygote are never looked at by a worker's collector, so their pages stay shared.
-    gc.freeze()
+    filling = fill_holes()
+    before_fork()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _tell(channel, wire.Ready(os.getpid(), seconds))
-    return entry
+    return entry, filling
 
 
 def _tell(channel: socket.socket, event: wire.Event) -> None:

@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for line in (
         "errors ids loading options signatures resources definitions config context deadlines refs",
         "wire state",
-        "transport host proctree",
+        "transport host proctree pages",
         "rpc",
         "store runtime_env",
         "runtime",
