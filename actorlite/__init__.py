@@ -15,7 +15,9 @@ from actorlite.api import (
     runtime_context,
     wait,
 )
+from actorlite.context import current_trace as traceparent
 from actorlite.deadlines import timeout
+from actorlite.propagation import propagate
 from actorlite.refs import ObjectRef
 from actorlite.session import Session, init, shutdown
 from actorlite.task import RemoteFunction
@@ -37,6 +39,7 @@ __all__ = [
     "init",
     "kill",
     "method",
+    "propagate",
     "put",
     "ready",
     "remote",
@@ -44,5 +47,6 @@ __all__ = [
     "shutdown",
     "sync",
     "timeout",
+    "traceparent",
     "wait",
 ]

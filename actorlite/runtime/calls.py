@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from actorlite.context import CallScope, current_call, current_trace
 from actorlite.errors import ActorliteError, ConnectionLost, DeadlineExceeded, Outcome, TaskCancelledError
+from actorlite.propagation import registered, travelling
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
@@ -324,8 +325,9 @@ def make_envelope(
 ) -> Envelope | None:
     """What must go with a call; None for the plain case."""
     trace = current_trace.get()
+    variables = travelling() if registered or scope is not None else ()
     plain = timeout is None and num_returns == 1 and not name and units == ONE_CPU
-    if plain and scope is None and not trace and not structured:
+    if plain and scope is None and not trace and not structured and not variables:
         return None
     parent = None
     chain: tuple[Hop, ...] = ()
@@ -334,7 +336,7 @@ def make_envelope(
         parent = info.task_id
         if structured:
             chain = (*scope.chain, Hop(info.actor_id or "", info.task_id))[-MAX_CHAIN:]
-    return Envelope(0, timeout, parent, chain, structured, trace, name, num_returns, units)
+    return Envelope(0, timeout, parent, chain, structured, trace, name, num_returns, units, variables)
 
 
 def make_sink(runtime: ProcessRuntime, num_returns: int) -> tuple[int, Any, Any]:

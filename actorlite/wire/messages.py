@@ -107,6 +107,8 @@ class Envelope(_Message, frozen=True):
     num_returns: int = 1
     units: int = ONE_CPU
     """The CPU that a task's lease holds for it."""
+    variables: tuple[tuple[str, bytes], ...] = ()
+    """Context variables that travel: names and pickled values."""
 
 
 MAX_CHAIN = 64

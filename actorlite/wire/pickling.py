@@ -16,10 +16,12 @@ import typing
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
 from cloudpickle import cloudpickle as _untyped  # type: ignore[import-untyped]
 
+from actorlite.propagation import reduce_variable
 from actorlite.wire.importable import bound_object, is_missing, load_global, module_importable
 
 _cloudpickle: Any = _untyped  # it has no types, and most of what is used here is private
@@ -251,6 +253,7 @@ _REDUCERS: dict[type, Callable[[Any], Any]] = {
     **_cloudpickle.Pickler._dispatch_table,
     types.ModuleType: _reduce_module,
     memoryview: _reduce_memoryview,
+    ContextVar: reduce_variable,
     typing.TypeVar: _reduce_typevar,
     typing.ParamSpec: _reduce_parameters,
     typing.TypeVarTuple: _reduce_parameters,

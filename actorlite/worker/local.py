@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from actorlite.context import Args, Kwargs, current_call, current_trace
 from actorlite.errors import ActorDiedError
 from actorlite.ids import ActorId, ObjectId, object_id
+from actorlite.propagation import receive, registered, travelling
 from actorlite.runtime.nearby import IMMUTABLE, MUST_SEND
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.wire.failures import decode_failure
@@ -127,6 +128,8 @@ class LocalCalls:
         trace = current_trace.get()
         if trace:
             context.run(current_trace.set, trace)
+        if registered and (variables := travelling()):
+            context.run(receive, variables)
         try:
             context.run(method(*args, **kwargs).send, None)
         except StopIteration as stop:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from actorlite.context import current_call, current_runtime, current_trace
 from actorlite.deadlines import Deadline, current_deadline
+from actorlite.propagation import receive
 from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import EXPIRED
 from actorlite.worker.executor import ThreadExecutor
@@ -189,8 +190,8 @@ class Runner:
     ) -> None:
         if not call.claim():
             return  # the loop took it back, and has answered
-        context = self.context_for(call)
-        answer = run_interruptibly(call, partial(context.run, self._call_plain, call, find)) or call.stopped()
+        code = partial(self._base.copy().run, self._call_plain, call, find)
+        answer = run_interruptibly(call, code) or call.stopped()
         # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
         sent = executor.is_idle and call.may_answer_at_once(answer) and call.peer.send_from_thread(*answer[0])
         self._ended.append((done, call, SENT if sent else answer))
@@ -205,6 +206,7 @@ class Runner:
         if call.deadline is not None and call.deadline <= self._worker.runtime.now():
             return call.rejection(EXPIRED)
         try:
+            _enter(call)
             function = find()
             args, kwargs = call.arguments()
             return call.success(function(*args, **kwargs))
@@ -267,14 +269,16 @@ def _enter(call: RunningCall) -> None:
             current_trace.set(envelope.trace)
         if envelope.budget_s is not None and (when := call.deadline) is not None:
             current_deadline.set(Deadline(when))
+        if envelope.variables:
+            receive(envelope.variables)
 
 
 def _first_step(call: InboundCall, function: Callable[..., Any]) -> Answer | Suspended:
     """In the call's context: run a coroutine function until it ends or is suspended."""
-    _enter(call)
     if call.deadline is not None and call.deadline <= call.worker.loop.time():
         return call.rejection(EXPIRED)
     try:
+        _enter(call)
         args, kwargs = call.arguments()
         coroutine = function(*args, **kwargs)
         if type(coroutine) is not CoroutineType:
