@@ -176,6 +176,8 @@ class Link:
             if are_immutable(args, kwargs):
                 value = self._nearby.run_now(self.id, method.name, runtime, args, kwargs)
                 if value is not MUST_SEND:
+                    if self._nearby is not None and self._nearby.is_turn_over():
+                        await asyncio.sleep(0)
                     return value
         encoded, dependencies = encode_arguments(args, kwargs)
         scope = current_call.get()

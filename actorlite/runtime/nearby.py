@@ -39,6 +39,10 @@ class LocalHost(Protocol):
         """
         ...
 
+    def is_turn_over(self) -> bool:
+        """Whether the caller of the last call should let others run before it goes on."""
+        ...
+
 
 _hosts: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[ProcessId, LocalHost]] = WeakKeyDictionary()
 

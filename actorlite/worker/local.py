@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from actorlite.worker.host import Worker
 
 MAX_STREAK = 32
-"""Calls answered on the spot before one goes through the loop again: whoever only calls such methods never suspends,
-and nobody else on the loop would run, not even the deadline of the caller."""
+"""Calls answered on the spot before a caller is suspended once: whoever only calls such methods never is, and nobody
+else on the loop would run, not even the caller's own deadline."""
 
 _SUSPENDING = frozenset({"GET_AWAITABLE", "SEND", "YIELD_VALUE", "GET_ANEXT"})
 
@@ -117,11 +117,14 @@ class LocalCalls:
         call = LocalCall(self._worker, actor, method, caller)
         if not actor.mailbox.would_start(call):
             return MUST_SEND
-        self._streak += 1
-        if self._streak >= MAX_STREAK:
-            self._streak = 0
-            return MUST_SEND
         return self._run(call, bound, args, kwargs)
+
+    def is_turn_over(self) -> bool:
+        self._streak += 1
+        if self._streak < MAX_STREAK:
+            return False
+        self._streak = 0
+        return True
 
     def _run(self, call: LocalCall, method: Any, args: Args, kwargs: Kwargs) -> Any:
         context = self._worker.runner.context_for(call)
