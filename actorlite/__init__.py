@@ -1,7 +1,7 @@
 """An asyncio-native distributed runtime."""
 
 from actorlite import errors, sync
-from actorlite.actor import Actor, ActorClass, ActorHandle, BoundMethod, method
+from actorlite.actor import Actor, ActorClass, ActorHandle, BoundGenerator, BoundMethod, method
 from actorlite.api import (
     RuntimeContext,
     arg,
@@ -20,17 +20,22 @@ from actorlite.deadlines import timeout
 from actorlite.propagation import propagate
 from actorlite.refs import ObjectRef
 from actorlite.session import Session, init, shutdown
-from actorlite.task import RemoteFunction
+from actorlite.streams import ObjectRefStream, ValueStream
+from actorlite.task import RemoteFunction, RemoteGenerator
 
 __all__ = [
     "Actor",
     "ActorClass",
     "ActorHandle",
+    "BoundGenerator",
     "BoundMethod",
     "ObjectRef",
+    "ObjectRefStream",
     "RemoteFunction",
+    "RemoteGenerator",
     "RuntimeContext",
     "Session",
+    "ValueStream",
     "arg",
     "as_completed",
     "cancel",

@@ -11,7 +11,7 @@ import difflib
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import (
     Any,
@@ -32,15 +32,18 @@ from typing import (
 from actorlite.context import ActorLink, Runtime, find_runtime
 from actorlite.definitions import ActorDefinition, CallKind, MethodDefinition
 from actorlite.options import (
+    STREAMING,
     ActorCallOptionsDict,
     ActorOptions,
     ActorOptionsDict,
     MethodOptions,
     MethodOptionsDict,
     SessionLike,
+    check_streaming,
 )
 from actorlite.refs import ObjectRef
 from actorlite.signatures import CallShape
+from actorlite.streams import ObjectRefStream, ValueStream
 from actorlite.task import ManyReturns, call_kind
 from actorlite.wire.importable import importable
 from actorlite.wire.serialize import current_import
@@ -97,13 +100,71 @@ class BoundMethod(Generic[P, R_co]):
     def options(self, *, num_returns: int, **options: Unpack[MethodOptionsDict]) -> ManyReturns[P]: ...
     def options(self, **options: Any) -> Any:
         """This method with some options replaced."""
-        return type(self)(self._link, self._method, self._options.merged(**options))
+        merged = self._options.merged(**options)
+        check_streaming(merged, self._method.name, generator=self._method.kind.streams)
+        return _bound(self._link, self._method, merged)
 
     def __repr__(self) -> str:
         return f"<method {self._method.name} of {_show(self._link)}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} cannot be pickled: pass the actor's handle and call the method there")
+
+
+class BoundGenerator(Generic[P, R_co]):
+    """A generator method of one actor. Wrong arguments raise `TypeError` at the call.
+
+    `actor.m.remote(x)` starts it and returns an `ObjectRefStream` at once, or raises `PendingCallsLimitExceeded`;
+    `await actor.m.submit(x)` waits for room instead. `async for value in actor.m(x)` is a structured call: it starts
+    with the loop, and leaving the loop closes the generator.
+    """
+
+    __slots__ = ("_link", "_method", "_options")
+
+    def __init__(self, link: ActorLink, method: MethodDefinition, options: MethodOptions) -> None:
+        self._link = link
+        self._method = method
+        self._options = options
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> ValueStream[R_co]:
+        method = self._method
+        method.shape.check(method.name, args, kwargs)
+        return ValueStream(lambda: self._link.open_stream(method, args, kwargs, self._options, structured=True))
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRefStream[R_co]:
+        """Start it and return its stream, never waiting; from any thread."""
+        method = self._method
+        method.shape.check(method.name, args, kwargs)
+        return ObjectRefStream.begin(self._link.open_stream(method, args, kwargs, self._options, structured=False))
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, ObjectRefStream[R_co]]:
+        """`.remote()` that waits for room where `.remote()` would raise `PendingCallsLimitExceeded`."""
+        method = self._method
+        method.shape.check(method.name, args, kwargs)
+        return self._link.submit(method, args, kwargs, self._options)
+
+    @overload
+    def options(  # type: ignore[overload-overlap]
+        self, *, num_returns: Literal[1, "streaming"] | None = None, **options: Unpack[MethodOptionsDict]
+    ) -> Self: ...
+    @overload
+    def options(self, *, num_returns: int, **options: Unpack[MethodOptionsDict]) -> ManyReturns[P]: ...
+    def options(self, **options: Any) -> Any:
+        """This method with some options replaced; `num_returns=n` makes it a list of n references."""
+        return _bound(self._link, self._method, self._options.merged(**options))
+
+    def __repr__(self) -> str:
+        return f"<generator method {self._method.name} of {_show(self._link)}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be pickled: pass the actor's handle and call the method there")
+
+
+def _bound(
+    link: ActorLink, method: MethodDefinition, options: MethodOptions
+) -> BoundMethod[..., Any] | BoundGenerator[..., Any]:
+    streams = method.kind.streams and options.num_returns in (1, STREAMING)
+    return (BoundGenerator if streams else BoundMethod)(link, method, options)
 
 
 class Method(Generic[P, R_co]):
@@ -127,6 +188,17 @@ class Method(Generic[P, R_co]):
         return self if instance is None else self.__wrapped__.__get__(instance, owner)
 
 
+class GeneratorMethod(Method[P, R_co]):
+    """What `@al.method` makes of a generator: through a handle a `BoundGenerator`."""
+
+    @overload  # type: ignore[override]
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> BoundGenerator[P, R_co]: ...
+    def __get__(self, instance: Any, owner: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().__get__(instance, owner)
+
+
 class MethodOfMany(Protocol[P]):
     """What `@al.method(num_returns=...)` makes, for type checkers."""
 
@@ -136,6 +208,10 @@ class MethodOfMany(Protocol[P]):
 class MethodDecorator(Protocol):
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Method[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], AsyncIterator[R]], /) -> GeneratorMethod[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Iterator[R]], /) -> GeneratorMethod[P, R]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Method[P, R]: ...
 
@@ -147,9 +223,15 @@ class MethodOfManyDecorator(Protocol):
 @overload
 def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Method[P, R]: ...
 @overload
+def method(function: Callable[Concatenate[Any, P], AsyncIterator[R]], /) -> GeneratorMethod[P, R]: ...
+@overload
+def method(function: Callable[Concatenate[Any, P], Iterator[R]], /) -> GeneratorMethod[P, R]: ...
+@overload
 def method(function: Callable[Concatenate[Any, P], R], /) -> Method[P, R]: ...
 @overload
-def method(*, num_returns: Literal[1] | None = None, **options: Unpack[MethodOptionsDict]) -> MethodDecorator: ...  # type: ignore[overload-overlap]
+def method(  # type: ignore[overload-overlap]
+    *, num_returns: Literal[1, "streaming"] | None = None, **options: Unpack[MethodOptionsDict]
+) -> MethodDecorator: ...
 @overload
 def method(*, num_returns: int, **options: Unpack[MethodOptionsDict]) -> MethodOfManyDecorator: ...
 def method(function: Any = None, /, **options: Any) -> Any:
@@ -165,7 +247,9 @@ def method(function: Any = None, /, **options: Any) -> Any:
 def _method(function: Any, options: MethodOptions) -> Method[..., Any]:
     if not inspect.isfunction(function):
         raise TypeError(f"@al.method must be applied to a function in a class body, not to {function!r}")
-    return Method(function, options)
+    kind = call_kind(function)
+    check_streaming(options, function.__name__, generator=kind.streams)
+    return (GeneratorMethod if kind.streams else Method)(function, options)
 
 
 # --- from a class to its definition -------------------------------------------------------------------------
@@ -196,16 +280,14 @@ def _members(cls: type[Any]) -> dict[str, Any]:
 
 
 def _method_definition(cls: type[Any], name: str, value: Any) -> MethodDefinition | None:
-    """None for what is no method. Raises `TypeError` for generators."""
+    """None for what is no method."""
     options = value.options if isinstance(value, Method) else _PLAIN_METHOD
     skip_first = not isinstance(value, staticmethod)
     if isinstance(value, Method | staticmethod | classmethod):
         value = value.__wrapped__
-    elif inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
-        return None  # the class's own helper, as long as nobody declares it a method
     if not callable(value) or not hasattr(type(value), "__get__"):
         return None
-    kind = call_kind(value, f"{cls.__name__}.{name}")
+    kind = call_kind(value)
     return MethodDefinition(name, kind, CallShape.from_callable(value, skip_first), options)
 
 
@@ -425,11 +507,13 @@ class ActorHandle:
     def __init__(self, link: ActorLink) -> None:
         object.__setattr__(self, "__actorlite_link__", link)
 
-    def __getattr__(self, name: str) -> BoundMethod[..., Any]:
+    def __getattr__(self, name: str) -> BoundMethod[..., Any] | BoundGenerator[..., Any]:
         link = self.__actorlite_link__
         method = link.definition.methods.get(name)
         if method is None:
             raise _no_attribute(link.definition, name)
+        if method.kind.streams:
+            return _bound(link, method, method.options)
         return BoundMethod(link, method, method.options)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -470,8 +554,7 @@ def _no_attribute(definition: ActorDefinition, name: str) -> AttributeError:
     if name in definition.attributes:
         return AttributeError(
             f"{definition.name}.{name} is not a method to call through a handle: it is an attribute, whose value is in "
-            f"another process, or a generator, which this version cannot stream; write a method that returns the value "
-            f"or a list"
+            f"another process; write a method that returns the value"
         )
     near = difflib.get_close_matches(name, definition.methods, n=1)
     hint = (

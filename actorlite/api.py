@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from actorlite.actor import Actor, ActorClass, link_of, set_class_options, wrap_class
@@ -13,7 +13,8 @@ from actorlite.inspection import RuntimeContext, runtime_context
 from actorlite.options import ActorOptionsDict, TaskOptions, TaskOptionsDict
 from actorlite.refs import ObjectRef
 from actorlite.runtime.waiting import as_completed, get, wait
-from actorlite.task import ManyReturns, RemoteFunction, define_function
+from actorlite.streams import ObjectRefStream
+from actorlite.task import ManyReturns, Remote, RemoteFunction, RemoteGenerator, define_function, remote_class
 
 __all__ = [
     "RuntimeContext",
@@ -47,6 +48,10 @@ class RemoteDecorator(Protocol):
     @overload
     def __call__(self, target: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
     @overload
+    def __call__(self, target: Callable[P, AsyncIterator[R]], /) -> RemoteGenerator[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[P, Iterator[R]], /) -> RemoteGenerator[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 
 
@@ -61,16 +66,23 @@ def remote(target: type[T], /) -> Any: ...
 @overload
 def remote(target: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
 @overload
+def remote(target: Callable[P, AsyncIterator[R]], /) -> RemoteGenerator[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[P, Iterator[R]], /) -> RemoteGenerator[P, R]: ...  # type: ignore[overload-overlap]
+@overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
-def remote(*, num_returns: Literal[1] | None = None, **options: Unpack[DecoratorOptionsDict]) -> RemoteDecorator: ...  # type: ignore[overload-overlap]
+def remote(  # type: ignore[overload-overlap]
+    *, num_returns: Literal[1, "streaming"] | None = None, **options: Unpack[DecoratorOptionsDict]
+) -> RemoteDecorator: ...
 @overload
 def remote(*, num_returns: int, **options: Unpack[TaskOptionsDict]) -> RemoteOfManyDecorator: ...
 def remote(*targets: Any, **options: Any) -> Any:
     """Make a function or class remote: `@al.remote`, or `@al.remote(num_cpus=2)`.
 
-    A function becomes a `RemoteFunction`. A subclass of `al.Actor` stays what it is; any other class becomes an
-    untyped `ActorClass`. Raises `TypeError` for other targets and unknown options, `ValueError` for bad values.
+    A function becomes a `RemoteFunction`, a generator function a `RemoteGenerator`. A subclass of `al.Actor` stays what
+    it is; any other class becomes an untyped `ActorClass`. Raises `TypeError` for other targets and unknown options,
+    `ValueError` for bad values.
     """
     if len(targets) == 1 and not options:
         return _make_remote(targets[0], {})
@@ -82,7 +94,7 @@ def remote(*targets: Any, **options: Any) -> Any:
 
 
 def _make_remote(target: Any, options: dict[str, Any]) -> Any:
-    if isinstance(target, RemoteFunction | ActorClass):
+    if isinstance(target, Remote | ActorClass):
         raise TypeError(f"{target!r} is remote already: change its options with .options(...)")
     if isinstance(target, type):
         if not issubclass(target, Actor):
@@ -92,7 +104,8 @@ def _make_remote(target: Any, options: dict[str, Any]) -> Any:
         return target
     if inspect.isfunction(target) or inspect.isbuiltin(target):
         validated = TaskOptions.make(**options)
-        return RemoteFunction(define_function(target, validated), validated)
+        definition = define_function(target, validated)
+        return remote_class(definition, validated)(definition, validated)
     raise TypeError(f"@al.remote must be applied to a function or a class, not to {target!r}")
 
 
@@ -110,19 +123,21 @@ async def put(value: T) -> ObjectRef[T]:
     return await _on_loop_of(runtime, runtime.put(value))
 
 
-async def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> bool:
+async def cancel(ref: ObjectRef[Any] | ObjectRefStream[Any], *, force: bool = False, recursive: bool = True) -> bool:
     """Cancel the work behind `ref`: from its owner or from any process that holds it. Idempotent.
 
     Returns False when the work had ended already. What was queued never runs. A coroutine gets `CancelledError` at its
     next await. Plain code sees `runtime_context().is_cancelled()` at once, its blocking `al.sync` waits end, and half a
-    second later `CancelledError` is raised into its thread. How it ended is what the reference says: awaiting it raises
+    second later `CancelledError` is raised into its thread. How it ended is what the reference says: awaiting it, or
+    the next one of a stream, raises
     `TaskCancelledError`, whose `outcome` tells whether it had started, or gives the value if the work ended normally
     all the same.
 
     `force` ends the worker process of a running task, and the error says so; for a call of an actor it raises
     `ValueError`. `recursive` cancels what the work itself had submitted.
     """
-    _require_ref("cancel", ref)
+    if not isinstance(ref, ObjectRefStream):
+        _require_ref("cancel", ref)
     return await _on_loop_of(ref.runtime, ref.runtime.cancel(ref, force=force, recursive=recursive))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from actorlite.definitions import ActorDefinition, FunctionDefinition, MethodDefinition
     from actorlite.options import ActorOptions, MethodOptions, TaskOptions
     from actorlite.refs import ObjectRef
+    from actorlite.streams import ObjectRefStream, StreamSource
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
@@ -49,6 +50,12 @@ class ActorLink(Protocol):
 
     async def run(self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
         """Structured call: the value itself; cancelling the awaiting task cancels the remote work."""
+
+    def open_stream(
+        self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions, *, structured: bool
+    ) -> StreamSource:
+        """Call a generator."""
+        ...
 
     async def submit(self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
         """`call` that waits for room instead of raising `PendingCallsLimitExceeded`."""
@@ -96,6 +103,16 @@ class Runtime(Protocol):
 
     async def run(self, definition: FunctionDefinition, args: Args, kwargs: Kwargs, options: TaskOptions) -> Any: ...
 
+    def open_stream(
+        self, definition: FunctionDefinition, args: Args, kwargs: Kwargs, options: TaskOptions, *, structured: bool
+    ) -> StreamSource:
+        """Call a generator."""
+        ...
+
+    def import_stream(self, anchor: ObjectRef[Any], completed: ObjectRef[None], name: str) -> StreamSource:
+        """The source of a stream that came in a message; `anchor` is what its owner knows it by."""
+        ...
+
     # actors
     def create_actor(
         self, definition: ActorDefinition, args: Args, kwargs: Kwargs, options: ActorOptions
@@ -117,7 +134,7 @@ class Runtime(Protocol):
     # objects
     async def put(self, value: Any) -> ObjectRef[Any]: ...
 
-    async def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> bool: ...
+    async def cancel(self, ref: ObjectRef[Any] | ObjectRefStream[Any], *, force: bool, recursive: bool) -> bool: ...
 
     def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
         """Start to fetch a reference owned by another process (`value`), or only its readiness. From any thread."""

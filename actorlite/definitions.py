@@ -19,6 +19,11 @@ class CallKind(Enum):
     GENERATOR = "generator"
     ASYNC_GENERATOR = "async generator"
 
+    @property
+    def streams(self) -> bool:
+        """Whether a call is answered item by item."""
+        return self is CallKind.GENERATOR or self is CallKind.ASYNC_GENERATOR
+
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class FunctionDefinition:

@@ -46,6 +46,15 @@ NOT_YET: Mapping[str, str] = {
 """Options known by name whose behaviour is not in this version, and what that behaviour is called."""
 
 
+STREAMING = -1
+"""What `num_returns="streaming"` is kept as: a generator's default, said aloud."""
+
+STREAM_WINDOW = 16
+"""Items of a stream that may be under way or not yet taken, unless `stream_window` says otherwise."""
+STREAM_WINDOW_BYTES = 2**20
+"""Bytes of such items from which on the producer waits, unless `stream_window_bytes` says otherwise."""
+
+
 class SessionLike(Protocol):
     """What `.options(session=...)` takes: an open session."""
 
@@ -60,6 +69,8 @@ class TaskOptionsDict(TypedDict, total=False):
     max_retries: int | None
     name: str | None
     timeout: float | None
+    stream_window: int | None
+    stream_window_bytes: int | None
 
 
 class TaskCallOptionsDict(TaskOptionsDict, total=False):
@@ -89,6 +100,8 @@ class MethodOptionsDict(TypedDict, total=False):
 
     name: str | None
     timeout: float | None
+    stream_window: int | None
+    stream_window_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,10 @@ class TaskOptions:
     name: str | None = None
     timeout: float | None = None
     """The whole budget of the call in seconds, queueing included."""
+    stream_window: int | None = None
+    """For generators: items under way or not yet taken; None is `STREAM_WINDOW`."""
+    stream_window_bytes: int | None = None
+    """For generators: bytes of such items from which on the producer waits; None is `STREAM_WINDOW_BYTES`."""
 
     @classmethod
     def make(cls, **keywords: Any) -> TaskOptions:
@@ -141,6 +158,8 @@ class MethodOptions:
     num_returns: int = 1
     name: str | None = None
     timeout: float | None = None
+    stream_window: int | None = None
+    stream_window_bytes: int | None = None
 
     @classmethod
     def make(cls, **keywords: Any) -> MethodOptions:
@@ -149,6 +168,23 @@ class MethodOptions:
     def merged(self, **keywords: Any) -> MethodOptions:
         """These options with some replaced, as `.options()` does."""
         return _merged(self, _METHOD, keywords)
+
+
+def check_streaming(options: TaskOptions | MethodOptions, name: str, *, generator: bool) -> None:
+    """Raise `ValueError` for options of a generator that are given to something else."""
+    if generator:
+        return
+    given = {
+        "num_returns": "streaming" if options.num_returns == STREAMING else None,
+        "stream_window": options.stream_window,
+        "stream_window_bytes": options.stream_window_bytes,
+    }
+    for option, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"option {option}={value!r} needs a generator, and {name}() is none: write it with `yield`, or leave "
+                "the option out"
+            )
 
 
 Check = Callable[[str, Any], None]
@@ -204,9 +240,13 @@ def _count_from(least: int, unlimited: bool = False) -> Check:
 
 
 def _num_returns(name: str, value: Any) -> None:
-    if value in ("dynamic", "streaming"):
-        raise ValueError(f"option {name}={value!r} needs a generator, which this version does not have: return a list")
-    _count_from(0)(name, value)
+    if value == "dynamic":
+        raise ValueError(
+            f"option {name}='dynamic' is not supported: a generator streams without it, and `async for` reads each "
+            "item when it is there; for all items at once return a list"
+        )
+    if value != "streaming":
+        _count_from(0)(name, value)
 
 
 def _bool(name: str, value: Any) -> None:
@@ -315,6 +355,11 @@ _PLACED: Mapping[str, _Rule] = {
     "enable_task_events": _Rule(_bool, (None, True)),
 }
 
+_STREAMED: Mapping[str, _Rule] = {
+    "stream_window": _Rule(_count_from(1)),
+    "stream_window_bytes": _Rule(_count_from(1)),
+}
+
 _TASK = _Kind(
     "tasks",
     {
@@ -325,6 +370,7 @@ _TASK = _Kind(
         "max_calls": _Rule(_count_from(0), (None, 0), decorator_only=True),
         "name": _Rule(_text),
         "timeout": _Rule(_seconds),
+        **_STREAMED,
     },
     _defaults(TaskOptions),
 )
@@ -368,6 +414,7 @@ _METHOD = _Kind(
         "num_returns": _Rule(_num_returns),
         "name": _Rule(_text),
         "timeout": _Rule(_seconds),
+        **_STREAMED,
         "concurrency_group": _Rule(_nonempty_text),
         "max_task_retries": _Rule(_count_from(0, unlimited=True), (None, 0)),
         "retry_exceptions": _Rule(_retry_exceptions, (None, False, [], ())),
@@ -389,6 +436,8 @@ def _validated(kind: _Kind, keywords: Mapping[str, Any], *, per_call: bool) -> d
             rule.check(name, value)
     kind.together(keywords)
     values: dict[str, Any] = {}
+    if keywords.get("num_returns") == "streaming":
+        keywords = {**keywords, "num_returns": STREAMING}
     for name, value in keywords.items():
         if name in kind.defaults:
             values[name] = kind.defaults[name] if value is None else value

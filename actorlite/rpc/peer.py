@@ -48,7 +48,7 @@ class Pending(Protocol):
     """Somebody who waits for the answer to one id."""
 
     def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
-        """The answer; once. For a stream, called for each `StreamItem` too."""
+        """The answer; once. Whoever takes a stream has a method `item` of the same shape, for each `StreamItem`."""
 
     def lost(self, error: ConnectionLost) -> None:
         """The connection ended first; once, instead of the answer. `error.outcome`: may the work have run?"""
@@ -57,8 +57,8 @@ class Pending(Protocol):
 class Credited(Protocol):
     """A stream of items to the peer, which says how many it has room for."""
 
-    def credit(self, items: int) -> None:
-        """The receiver has room for `items` more."""
+    def credit(self, items: int, size: int) -> None:
+        """The receiver has taken `items` of `size` bytes, and has room for as much again."""
 
     def lost(self, error: ConnectionLost) -> None:
         """The connection ended first; once."""
@@ -240,11 +240,14 @@ class Peer:
         elif kind is StreamItem:
             pending = self._pending.get(message.id)
             if pending is not None:
-                pending.answered(message, parts)
+                take = getattr(pending, "item", None)
+                if take is None:
+                    raise ProtocolError(f"{self!r} sent an item in answer to {pending!r}, which is no stream")
+                take(message, parts)
         elif kind is Credit:
             stream = self.streams.get(message.id)
             if stream is not None:
-                stream.credit(message.items)
+                stream.credit(message.items, message.size)
         elif kind is Request:
             self._serve(message)
         else:

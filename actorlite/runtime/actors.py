@@ -25,7 +25,7 @@ from actorlite.errors import (
     TaskUnschedulableError,
 )
 from actorlite.ids import ActorId
-from actorlite.options import MethodOptions
+from actorlite.options import STREAMING, MethodOptions
 from actorlite.refs import Failure
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.calls import (
@@ -37,9 +37,12 @@ from actorlite.runtime.calls import (
     fail_with,
     make_envelope,
     make_sink,
+    take_item,
 )
 from actorlite.runtime.nearby import MUST_SEND, LocalHost, are_immutable, hosts_in
+from actorlite.runtime.streams import OwnStream, streaming, window_of
 from actorlite.state.actors import ActorEvent, ActorState, after
+from actorlite.streams import ObjectRefStream
 from actorlite.wire.messages import ACTOR_DIED, NO_SUCH_ACTOR, ActorCall, ActorPlace, Rejected, encode
 
 if TYPE_CHECKING:
@@ -59,6 +62,9 @@ class ActorOut(Outbound):
     def answered(self, message: Any, parts: Any) -> None:
         self.link.one_less()
         super().answered(message, parts)
+
+    def item(self, message: Any, parts: Any) -> None:
+        take_item(self, message, parts)
 
     def rejected(self, message: Rejected) -> None:
         if message.reason in (ACTOR_DIED, NO_SUCH_ACTOR):
@@ -133,10 +139,7 @@ class Link:
         runtime = self.runtime
         runtime.check_open()
         if self.max_pending >= 0 and self.is_full:
-            raise PendingCallsLimitExceeded(
-                f"{self!r} already has {self.max_pending} unanswered calls of this process (max_pending_calls): await "
-                f"some first, or write `await handle.{method.name}.submit(...)`, which waits for room"
-            )
+            raise self._full(method)
         encoded, dependencies = encode_arguments(args, kwargs)
         number, result, sink = make_sink(runtime, options.num_returns)
         envelope = make_envelope(
@@ -158,6 +161,8 @@ class Link:
         try:
             while self.is_full:
                 await self.runtime.room_on(self)
+            if method.kind.streams and options.num_returns in (1, STREAMING):
+                return ObjectRefStream.begin(self.open_stream(method, args, kwargs, options, structured=False))
             return self.call(method, args, kwargs, options)
         except BaseException:
             # Its turn may have come, in this very pass of the loop, and is not used: the next one looks.
@@ -193,6 +198,42 @@ class Link:
         call.link = self
         self._submit(call)
         return await await_structured(runtime, result, call)
+
+    def open_stream(
+        self,
+        method: MethodDefinition,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: MethodOptions,
+        *,
+        structured: bool,
+    ) -> OwnStream:
+        """Call a generator. From any thread."""
+        runtime = self.runtime
+        runtime.check_open()
+        if not structured and self.max_pending >= 0 and self.is_full:
+            raise self._full(method)
+        encoded, dependencies = encode_arguments(args, kwargs)
+        envelope = make_envelope(
+            current_call.get(),
+            structured=structured,
+            timeout=options.timeout,
+            num_returns=1,
+            name=options.name or "",
+        )
+        window = window_of(options)
+        stream = OwnStream(runtime, next(runtime.hub.numbers), method.name, window)
+        call = ActorOut(runtime, stream.number, method.name, stream, encoded, dependencies, streaming(envelope, window))
+        call.link = self
+        stream.call = call
+        runtime.post(self._submit, call)
+        return stream
+
+    def _full(self, method: MethodDefinition) -> PendingCallsLimitExceeded:
+        return PendingCallsLimitExceeded(
+            f"{self!r} already has {self.max_pending} unanswered calls of this process (max_pending_calls): await "
+            f"some first, or write `await handle.{method.name}.submit(...)`, which waits for room"
+        )
 
     def _submit(self, call: ActorOut) -> None:
         if self.life is ActorState.DEAD:

@@ -12,7 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actorlite.context import CallScope, current_call, current_trace
-from actorlite.errors import ActorliteError, ConnectionLost, DeadlineExceeded, Outcome, TaskCancelledError
+from actorlite.errors import (
+    ActorliteError,
+    ConnectionLost,
+    DeadlineExceeded,
+    Outcome,
+    ProtocolError,
+    TaskCancelledError,
+)
 from actorlite.propagation import registered, travelling
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.peer import Peer
@@ -75,6 +82,15 @@ class ManyResults:
     def _resolve(self, outcome: Any) -> None:
         for ref in self.refs:
             ref._resolve(outcome)
+
+    def item(self, index: int, value: Encoded, kept: Any) -> None:
+        """A generator's values come one by one; what it ends with goes to the references that are left."""
+        if index >= len(self.refs):
+            raise ProtocolError(f"value {index} came for a call of {len(self.refs)} values")
+        ref = self.refs[index]
+        ref._kept = kept
+        ref._call = None
+        ref._resolve(value)
 
 
 class Outbound:
@@ -296,6 +312,18 @@ class Outbound:
     def __repr__(self) -> str:
         state = "ended" if self.ended else "sent" if self.peer is not None else "waiting"
         return f"<{type(self).__name__} {self.name} #{self.number} {state}>"
+
+
+def take_item(call: Outbound, message: Any, parts: Sequence[memoryview]) -> None:
+    """The next item of a call that is answered item by item."""
+    payload, sink, kept = message.value, call.sink, None
+    if payload.refs and call.peer is not None:
+        kept = call.runtime.borrows.take(call.peer, message.hold, payload.refs)
+    if not call.ended and sink is not None:
+        take = getattr(sink, "item", None)
+        if take is None:
+            raise ProtocolError(f"an item came in answer to {call!r}, which asked for no stream")
+        take(message.index, unpack(payload, parts), kept)
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Encoded, Sequence[Dependency]]:

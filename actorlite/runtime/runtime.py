@@ -22,8 +22,10 @@ from actorlite.runtime.creation import ActorMaker
 from actorlite.runtime.directory import ActorDirectory
 from actorlite.runtime.exports import Exports
 from actorlite.runtime.node_client import NodeClient
+from actorlite.runtime.streams import OwnStream, Streams
 from actorlite.runtime.tasks import TaskSubmitter
 from actorlite.state.actors import ActorState
+from actorlite.streams import ObjectRefStream, StreamSource
 from actorlite.wire.messages import (
     Borrow,
     CancelWork,
@@ -34,6 +36,8 @@ from actorlite.wire.messages import (
     Reclaim,
     Release,
     ResolveActor,
+    StreamClose,
+    StreamNext,
     Taken,
     Yes,
 )
@@ -69,6 +73,7 @@ class ProcessRuntime:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.exports = Exports(hub)
         self.borrows = Borrows(self)
+        self.streams = Streams(self)
         self.code = CodeBook(self)
         self.tasks = TaskSubmitter(self)
         self.maker = ActorMaker(self)
@@ -83,6 +88,8 @@ class ProcessRuntime:
                 Release: self.exports.release,
                 Taken: self.exports.taken,
                 Fetch: self.exports.fetch,
+                StreamNext: self.streams.next,
+                StreamClose: self.streams.close,
                 Reclaim: lambda peer, message, parts: self.reclaim(),
                 Ending: lambda peer, message, parts: self.node_ending(message.reason),
             }
@@ -142,6 +149,20 @@ class ProcessRuntime:
         self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
     ) -> Any:
         return await self.tasks.run(definition, args, kwargs, options)
+
+    def open_stream(
+        self,
+        definition: FunctionDefinition,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        structured: bool,
+    ) -> OwnStream:
+        return self.tasks.open_stream(definition, args, kwargs, options, structured=structured)
+
+    def import_stream(self, anchor: ObjectRef[Any], completed: ObjectRef[None], name: str) -> StreamSource:
+        return self.streams.find(anchor, completed, name)
 
     async def run_elsewhere(self, result: Any) -> Any:
         """A structured call that is made of references: from another loop, or with several results."""
@@ -237,11 +258,11 @@ class ProcessRuntime:
     def import_ref(self, identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:
         return self.borrows.import_ref(identifier, owner_address)
 
-    async def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> bool:
+    async def cancel(self, ref: ObjectRef[Any] | ObjectRefStream[Any], *, force: bool, recursive: bool) -> bool:
         return await self.on_own_loop(self._cancel(ref, force, recursive))
 
-    async def _cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> bool:
-        if ref.owner_address:
+    async def _cancel(self, ref: ObjectRef[Any] | ObjectRefStream[Any], force: bool, recursive: bool) -> bool:
+        if isinstance(ref, ObjectRef) and ref.owner_address:
             return await self.borrows.cancel(ref, force, recursive)
         call = ref._call
         return bool(call is not None and call.cancel(force=force, recursive=recursive))

@@ -27,7 +27,9 @@ from actorlite.runtime.calls import (
     fail_with,
     make_envelope,
     make_sink,
+    take_item,
 )
+from actorlite.runtime.streams import OwnStream, streaming, window_of
 from actorlite.state.tasks import TaskPool
 from actorlite.wire.messages import HANDED_BACK, ONE_CPU, STOPPED, Envelope, Lease, Rejected, TaskCall, encode
 
@@ -84,6 +86,10 @@ class TaskOut(Outbound):
         self.forced = self.forced or force
         return super().cancel(force=force, recursive=recursive)
 
+    def item(self, message: Any, parts: Any) -> None:
+        self.retries = 0  # the reader may have seen it: another attempt could tell another story
+        take_item(self, message, parts)
+
     def lost(self, error: ConnectionLost) -> None:
         # The worker ran its calls in order, so the oldest one is taken to be what it died of. Those behind it are run
         # again without being charged for it, if they may run twice at all.
@@ -121,6 +127,8 @@ class TaskOut(Outbound):
             self._end_crashed(self.runtime.gone or "its worker is gone")
 
     def _end_crashed(self, text: str) -> None:
+        if self.ended:
+            return  # its caller gave it up meanwhile
         kind = NodeDiedError if self.runtime.gone else WorkerCrashedError
         attempts = (self.envelope.attempt if self.envelope else 0) + 1
         self.end(
@@ -321,6 +329,26 @@ class TaskSubmitter:
         call = self._make(number, result, definition, args, kwargs, options, structured=True)
         self._begin(call)
         return await await_structured(runtime, result, call)
+
+    def open_stream(
+        self,
+        definition: FunctionDefinition,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        structured: bool,
+    ) -> OwnStream:
+        """Call a generator. From any thread."""
+        runtime = self._runtime
+        runtime.check_open()
+        window = window_of(options)
+        stream = OwnStream(runtime, next(runtime.hub.numbers), definition.name, window)
+        call = self._make(stream.number, stream, definition, args, kwargs, options, structured=structured)
+        call.envelope = streaming(call.envelope, window)
+        stream.call = call
+        runtime.post(self._begin, call)
+        return stream
 
     def reclaim(self) -> None:
         """Give back leases without work."""

@@ -109,6 +109,10 @@ class Envelope(_Message, frozen=True):
     """The CPU that a task's lease holds for it."""
     variables: tuple[tuple[str, bytes], ...] = ()
     """Context variables that travel: names and pickled values."""
+    window: int = 0
+    """Above 0: the answer is a stream, of which so many items may be under way or not yet taken."""
+    window_bytes: int = 0
+    """Bytes of such items from which on the producer waits; 0 is without a bound."""
 
 
 MAX_CHAIN = 64
@@ -206,7 +210,9 @@ EXPIRED = "expired"
 BAD_REQUEST = "bad request"
 STOPPED = "stopped"
 """The exception: it was cancelled while it ran, so it has run in part."""
-REJECTIONS = frozenset({HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST, STOPPED})
+STREAM_ENDED = "stream ended"
+"""The answer to `StreamNext` after the last item."""
+REJECTIONS = frozenset({HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST, STOPPED, STREAM_ENDED})
 
 
 class Cancel(_Message, tag=24, frozen=True):
@@ -225,17 +231,23 @@ class StreamItem(_Message, tag=25, frozen=True):
     id: int
     index: int
     value: Payload
+    hold: int = 0
+    """Negative: what the sender holds the references in the value under, until it hears `Taken` of it."""
 
 
 class Credit(_Message, tag=26, frozen=True):
-    """The receiver of stream `id` has room for `items` more."""
+    """The receiver of stream `id` has taken `items`, of `size` bytes, and has room for as much again."""
 
     id: int
     items: int
+    size: int = 0
 
 
 class Taken(_Message, tag=27, frozen=True):
-    """The references contained in the reply to `id` are registered with their owners: the sender may let them go."""
+    """The references contained in the reply to `id` are registered with their owners: the sender may let them go.
+
+    A negative `id` is the `hold` of a stream's item.
+    """
 
     id: int
 
@@ -268,6 +280,24 @@ class Exists(_Message, tag=33, frozen=True):
     """The object of fetch `id` is ready; its value stays with the owner."""
 
     id: int
+
+
+class StreamNext(_Message, tag=34, frozen=True):
+    """Answer with the next item of a stream that the receiver owns, once it is there: `Reply` with the value, `Failed`
+    for the error that it ends with, `Rejected` after the last one."""
+
+    id: int
+    stream: ObjectId
+    reader: int
+    """Tells the readers of one process apart: a stream is read in one place."""
+
+
+class StreamClose(_Message, tag=35, frozen=True):
+    """The sender reads no more of a stream that the receiver owns: its producer is closed."""
+
+    stream: ObjectId
+    cancel: bool = False
+    """Cancel the producer only, as `al.cancel` does: the reader hears of it."""
 
 
 # --- requests between daemon, drivers and workers ---------------------------------------------------------------
@@ -471,6 +501,8 @@ Message = (
     | Release
     | Fetch
     | Exists
+    | StreamNext
+    | StreamClose
     | Request
     | Response
     | WithdrawLeases

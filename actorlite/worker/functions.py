@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from actorlite.definitions import CallKind
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall
 
@@ -13,15 +14,25 @@ if TYPE_CHECKING:
     from actorlite.worker.host import Worker
 
 
+def run_kind(function: Any) -> bool | CallKind:
+    """How a function or method is run: True for a coroutine, False for plain code, else the kind of generator."""
+    if inspect.isasyncgenfunction(function):
+        return CallKind.ASYNC_GENERATOR
+    if inspect.isgeneratorfunction(function):
+        return CallKind.GENERATOR
+    return inspect.iscoroutinefunction(function)
+
+
 class TaskFunctions:
     def __init__(self, worker: Worker, executor: ThreadExecutor) -> None:
         self._worker = worker
         self._executor = executor
-        self._coroutines: dict[bytes, bool] = {}
+        self._kinds: dict[bytes, bool | CallKind] = {}
 
-    def kind(self, digest: bytes) -> bool | None:
-        """True for a coroutine function, False for a plain one, None when the code was not built yet."""
-        return self._coroutines.get(digest)
+    def kind(self, digest: bytes) -> bool | CallKind | None:
+        """True for a coroutine function, False for a plain one, else the kind of generator; None when the code was not
+        built yet."""
+        return self._kinds.get(digest)
 
     def find(self, call: InboundCall) -> Any:
         """The function of a call, which gets its name from it. Builds it when needed."""
@@ -38,7 +49,7 @@ class TaskFunctions:
         answer: Answer | None = None
         try:
             function = self._worker.runner.context_for(call).run(self.find, call)
-            self._coroutines[call.message.code] = inspect.iscoroutinefunction(function)
+            self._kinds[call.message.code] = run_kind(function)
         except BaseException as error:
             call.name = "(its code could not be loaded)"
             answer = call.failure(error)

@@ -32,9 +32,10 @@ from actorlite.wire.messages import (
     Yes,
 )
 from actorlite.worker.actors import ActorShelf
-from actorlite.worker.inbound import InboundCall
+from actorlite.worker.inbound import InboundCall, stop_stream
 from actorlite.worker.interrupts import end_waits, stop_plain
 from actorlite.worker.runner import Runner
+from actorlite.worker.streaming import Producers
 from actorlite.worker.tasks import TaskLane
 
 logger = logging.getLogger("actorlite.worker")
@@ -48,6 +49,7 @@ class Worker:
 
     runtime: ProcessRuntime
     runner: Runner
+    producers: Producers
     tasks: TaskLane
     actors: ActorShelf
 
@@ -70,6 +72,7 @@ class Worker:
         )
         self.runtime.install(self._handlers)
         self.runner = Runner(self)
+        self.producers = Producers(self)
         self.tasks = TaskLane(self)
         self.actors = ActorShelf(self)
         self._started = True
@@ -127,7 +130,7 @@ class Worker:
             self.tasks.end_with(call)
         elif first and call.task is not None:
             call.task.cancel()
-        elif first:
+        elif first and not stop_stream(call):
             stop_plain(call)
 
     # --- handlers
@@ -151,8 +154,9 @@ class Worker:
             return
         self.tasks.peer_lost(peer)
         for call in list(peer.inbound.values()):
-            # Whoever waited for it is gone. What was submitted with `.remote()` runs on: nobody was to wait for it.
-            if call.envelope is not None and call.envelope.structured:
+            # Whoever waited for it is gone, and so is the reader of a stream. What else was submitted with `.remote()`
+            # runs on: nobody was to wait for it.
+            if call.envelope is not None and (call.envelope.structured or call.envelope.window):
                 self.cancel_call(call)
         self.actors.creator_lost(peer)
 

@@ -96,7 +96,7 @@ class InboundCall(RunningCall):
             actor.instance is not None
             and not self.message.slots
             and self.name != "__init__"
-            and not self.worker.actors.turns.is_coroutine(actor, self.name)
+            and self.worker.actors.turns.kind(actor, self.name) is False
         )
 
     def may_answer_at_once(self, answer: Answer) -> bool:
@@ -132,6 +132,7 @@ class InboundCall(RunningCall):
         if self.id in self.peer.inbound:
             answer = self.rejection(ACTOR_DIED, str(error)) if unstarted else self.failure(error)
             self.worker.runner.deliver(self, answer)
+        stop_stream(self)
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
         elif not unstarted:
@@ -142,6 +143,7 @@ class InboundCall(RunningCall):
         if not self.claim():  # else it was queued in its thread, and does not run any more
             interrupts.end_waits(self)
             interrupts.interrupt(self)
+            stop_stream(self)
 
     # --- arguments and answers
 
@@ -212,6 +214,15 @@ class InboundCall(RunningCall):
 
     def __repr__(self) -> str:
         return f"<InboundCall {self.name} #{self.id} from {self.peer.identity.process}>"
+
+
+def stop_stream(call: InboundCall) -> bool:
+    """Close the generator of the call, if it is one, at its next step; it no longer waits for its reader."""
+    stream: Any = call.peer.streams.get(call.id)
+    if stream is None:
+        return False
+    stream.stop()
+    return True
 
 
 def _many(call: InboundCall, value: Any, wanted: int, own: str) -> Answer:

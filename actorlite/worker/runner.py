@@ -197,6 +197,14 @@ class Runner:
         self._ended.append((done, call, SENT if sent else answer))
         if sent and not call.others_wait:
             return
+        self._wake_loop()
+
+    def ended_in_thread(self, done: Done, call: InboundCall, answer: Answer) -> None:
+        """A call that ran in a thread without `start_plain` has ended there: `done` follows on the loop."""
+        self._ended.append((done, call, answer))
+        self._wake_loop()
+
+    def _wake_loop(self) -> None:
         if not self._wake_up_sent:
             self._wake_up_sent = True
             if not self._loop.is_closed():

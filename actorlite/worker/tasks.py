@@ -116,10 +116,12 @@ class TaskLane:
         kind = functions.kind(call.message.code)
         if kind is None:
             functions.build(call, self._built)
-        elif kind:
+        elif kind is True:
             self._worker.runner.start_coroutine(call, functions.find(call), self._done)
-        else:
+        elif kind is False:
             self._worker.runner.start_plain(call, lambda: functions.find(call), self._executor, self._done)
+        else:
+            self._worker.producers.start(call, kind, lambda: functions.find(call), self._executor, self._done)
 
     def _built(self, call: InboundCall, answer: Answer | None) -> None:
         if call not in self._started:

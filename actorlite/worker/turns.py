@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import TYPE_CHECKING, Any
 
+from actorlite.definitions import CallKind
 from actorlite.ids import ActorId
+from actorlite.worker.functions import run_kind
 from actorlite.worker.inbound import Answer, InboundCall
 from actorlite.worker.scope import HostedActor, RunningCall
 
@@ -19,7 +20,7 @@ class Turns:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._coroutines: dict[tuple[type[Any], str], bool] = {}
+        self._kinds: dict[tuple[type[Any], str], bool | CallKind] = {}
         self._started: dict[ActorId, set[RunningCall]] = {}
 
     def offer(self, call: InboundCall) -> None:
@@ -32,12 +33,12 @@ class Turns:
         if started:
             self._start(call)
 
-    def is_coroutine(self, actor: HostedActor, method: str) -> bool:
+    def kind(self, actor: HostedActor, method: str) -> bool | CallKind:
+        """True for a coroutine method, False for a plain one, else the kind of generator."""
         key = (type(actor.instance), method)
-        known = self._coroutines.get(key)
+        known = self._kinds.get(key)
         if known is None:
-            function = getattr(actor.instance, method, None)
-            known = self._coroutines[key] = inspect.iscoroutinefunction(function)
+            known = self._kinds[key] = run_kind(getattr(actor.instance, method, None))
         return known
 
     def _note_start(self, actor: HostedActor, call: RunningCall) -> None:
@@ -60,10 +61,15 @@ class Turns:
         actor = call.actor
         assert actor is not None
         runner = self._worker.runner
-        if self.is_coroutine(actor, call.name):
+        kind = self.kind(actor, call.name)
+        if kind is True:
             runner.start_coroutine(call, getattr(actor.instance, call.name), self.done)
-        else:
+        elif kind is False:
             runner.start_plain(call, lambda: getattr(actor.instance, call.name), actor.executor, self.done)
+        else:
+            self._worker.producers.start(
+                call, kind, lambda: getattr(actor.instance, call.name), actor.executor, self.done
+            )
 
     async def _fetch_and_start(self, call: InboundCall) -> None:
         try:

@@ -27,6 +27,17 @@ first: 49 and 3 still wait
 nothing came through the closed gate in time
 opened: [0, 1, 2]
 """,
+    "streaming.py": """\
+values: [5, 4, 3, 2, 1]
+references: [3, 2, 1]
+token: A
+token: STREAM
+token: OF
+closed: 1
+read elsewhere: 5050
+value: first
+error: no second one
+""",
 }
 TWO_SESSIONS = """\
 other process: {}

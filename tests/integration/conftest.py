@@ -4,12 +4,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 import actorlite as al
+from actorlite.testing.cluster import local_cluster
 
 DEADLINE_S = 10.0
 POLL_S = 0.002
@@ -111,3 +114,43 @@ def all_free(eventually: Eventually) -> Callable[[al.Session], Awaitable[None]]:
         await eventually(condition)
 
     return wait
+
+
+PROCESSES = "processes"
+
+
+@pytest_asyncio.fixture(params=["inproc", "uds", "tcp", PROCESSES])
+async def anywhere(request: pytest.FixtureRequest) -> AsyncIterator[al.Session]:
+    """A session over each transport within this loop, and one with worker processes."""
+    if request.param == PROCESSES:
+        async with al.init("local", num_cpus=2) as session:
+            yield session
+    else:
+        async with local_cluster(scheme=request.param) as session:
+            yield session
+
+
+class Diary:
+    """What user code did, wherever it ran: lines in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, word: object) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{word}\n")
+
+    def words(self) -> list[str]:
+        return self.path.read_text().split() if self.path.exists() else []
+
+    async def has(self, word: object, times: int = 1) -> None:
+        """In the test: wait until it was noted so often."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self.words().count(str(word)) < times:
+            assert time.monotonic() < deadline, f"{word!r} was not noted {times} times: {self.words()}"
+            await asyncio.sleep(POLL_S)
+
+
+@pytest.fixture
+def diary(tmp_path: Path) -> Diary:
+    return Diary(tmp_path / "diary")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, assert_type
 
 import actorlite as al
@@ -11,18 +12,23 @@ from .declarations import (
     Box,
     Counter,
     Loud,
+    Model,
     Point,
     Same,
     Untyped,
     UntypedBig,
+    agen,
     anything,
     consume,
     fetch,
     fetch_some,
+    gen,
     halves,
+    lines,
     merge,
     parse,
     parse_big,
+    tokens,
 )
 
 
@@ -45,9 +51,44 @@ def tasks() -> None:
     assert_type(parse.options(num_returns=None).remote("x"), al.ObjectRef[bytes])
     assert_type(halves.remote(b""), list[al.ObjectRef[Any]])
     assert_type(parse.options(num_returns=2).remote("x"), list[al.ObjectRef[Any]])
-    assert_type(anything.remote("x"), al.ObjectRef[Any])
+    anything.remote("x")  # of no known type: a function that returns Any may be a generator
     assert_type(consume.remote(al.arg(parse.remote("x"))), al.ObjectRef[int])
     assert_type(merge.remote([b""]), al.ObjectRef[bytes])
+
+
+async def streams() -> None:
+    assert_type(lines.remote("x", strict=True), al.ObjectRefStream[bytes])
+    assert_type(tokens.remote("x"), al.ObjectRefStream[str])
+    assert_type(gen.remote("x"), al.ObjectRefStream[int])
+    assert_type(agen.remote("x"), al.ObjectRefStream[int])
+    assert_type(lines("x"), al.ValueStream[bytes])
+    assert_type(await lines.submit("x"), al.ObjectRefStream[bytes])
+    assert_type(lines.options(stream_window=3, timeout=1).remote("x"), al.ObjectRefStream[bytes])
+    assert_type(lines.options(num_returns="streaming").remote("x"), al.ObjectRefStream[bytes])
+    assert_type(lines.options(num_returns=2).remote("x"), list[al.ObjectRef[Any]])
+    async for token in tokens("x"):
+        assert_type(token, str)
+    async for ref in lines.remote("x"):
+        assert_type(ref, al.ObjectRef[bytes])
+        assert_type(await ref, bytes)
+    for ref in lines.remote("x"):
+        assert_type(ref, al.ObjectRef[bytes])
+    async with contextlib.aclosing(lines("x")) as values, contextlib.aclosing(lines.remote("x")) as refs:
+        assert_type(await anext(values), bytes)
+        assert_type(await anext(refs), al.ObjectRef[bytes])
+    async with lines.remote("x") as stream:
+        assert_type(stream.completed(), al.ObjectRef[None])
+        assert_type(await al.cancel(stream), bool)
+    model = Model.remote()
+    async for token in model.stream("x"):
+        assert_type(token, str)
+    async for token in model.tokens("x", top=2):
+        assert_type(token, str)
+    assert_type(model.lines("x"), al.ValueStream[bytes])
+    assert_type(model.lines.remote("x"), al.ObjectRefStream[bytes])
+    assert_type(await model.tokens.submit("x"), al.ObjectRefStream[str])
+    assert_type(model.timed.options(stream_window=2).remote("x"), al.ObjectRefStream[int])
+    assert_type(model.timed.options(num_returns=2).remote("x"), list[al.ObjectRef[Any]])
 
 
 async def structured_calls() -> None:

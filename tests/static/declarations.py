@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -49,6 +49,44 @@ def merge(parts: Iterable[bytes], /) -> bytes:
 @al.remote
 def anything(path: str) -> Any:
     return b""
+
+
+@al.remote
+def lines(path: str, *, strict: bool = False) -> Iterator[bytes]:
+    yield b""
+
+
+@al.remote(num_cpus=2, stream_window=4, stream_window_bytes=1000)
+async def tokens(prompt: str) -> AsyncIterator[str]:
+    yield ""
+
+
+@al.remote(num_returns="streaming")
+def gen(path: str) -> Generator[int, None, str]:
+    yield 1
+    return ""
+
+
+@al.remote
+async def agen(path: str) -> AsyncGenerator[int, None]:
+    yield 1
+
+
+class Model(al.Actor):
+    async def stream(self, prompt: str) -> AsyncIterator[str]:
+        yield ""
+
+    @al.method
+    async def tokens(self, prompt: str, *, top: int = 1) -> AsyncIterator[str]:
+        yield ""
+
+    @al.method
+    def lines(self, path: str) -> Iterator[bytes]:
+        yield b""
+
+    @al.method(timeout=3, stream_window=2)
+    def timed(self, path: str) -> Generator[int, None, None]:
+        yield 1
 
 
 class Counter(al.Actor, num_cpus=1, process="shared"):

@@ -300,9 +300,6 @@ def test_refusals_at_class_creation_name_the_remedy() -> None:
 
     def plain(self: Any) -> None: ...
 
-    def numbers(self: Any) -> Iterator[int]:
-        yield 1
-
     async def anumbers(self: Any) -> AsyncIterator[int]:
         yield 1
 
@@ -310,8 +307,8 @@ def test_refusals_at_class_creation_name_the_remedy() -> None:
         ({"__init__": coroutine}, r"async def on_start\(self\)"),
         ({"on_start": plain}, "must be `async def on_start"),
         ({"on_stop": plain}, "must be `async def on_stop"),
-        ({"numbers": al.method(numbers)}, "numbers.*return a list"),
-        ({"numbers": al.method(anumbers)}, "numbers.*return a list"),
+        ({"on_start": anumbers}, "must be `async def on_start"),
+        ({"on_stop": al.method(anumbers)}, "must be `async def on_stop"),
         ({"remote": plain}, "choose another name"),
         ({"options": plain}, "choose another name"),
     ]
@@ -323,18 +320,50 @@ def test_refusals_at_class_creation_name_the_remedy() -> None:
             al.remote(type("Bad", (), body))
 
 
-def test_a_generator_for_the_class_itself_is_no_method_of_the_handle(runtime: FakeRuntime) -> None:
-    class Words(al.Actor):
-        def _each(self) -> Iterator[str]:
-            yield "a"
+class Words(al.Actor):
+    @al.method(stream_window=2)
+    def each(self, upto: int = 3) -> Iterator[str]:
+        yield "a"
 
-        async def all(self) -> list[str]:
-            return list(self._each())
+    async def later(self) -> AsyncIterator[str]:
+        yield "b"
 
+    def undeclared(self) -> Iterator[str]:
+        yield "c"
+
+    async def all(self) -> list[str]:
+        return list(self.each())
+
+
+def test_generators_are_methods_that_stream(runtime: FakeRuntime) -> None:
     handle = Words.remote()
-    assert dir(handle) == ["all"]
-    with pytest.raises(AttributeError, match="generator.*write a method that returns the value or a list"):
-        _ = handle._each
+    assert dir(handle) == ["all", "each", "later", "undeclared"]
+    for name in ("each", "later", "undeclared"):
+        bound = getattr(handle, name)
+        assert isinstance(bound, al.BoundGenerator)
+        assert repr(bound) == f"<generator method {name} of {handle!r}>"
+        assert isinstance(bound(), al.ValueStream)
+        assert isinstance(bound.options(stream_window=5), al.BoundGenerator)
+        assert isinstance(bound.options(num_returns="streaming"), al.BoundGenerator)
+        many = bound.options(num_returns=2)
+        assert isinstance(many, al.BoundMethod) and isinstance(many.options(num_returns=None), al.BoundGenerator)
+    with pytest.raises(TypeError, match=r"each\(\) takes from 0 to 1"):
+        handle.each(1, 2)
+    with pytest.raises(TypeError, match="pass the actor's handle"):
+        pickle.dumps(handle.each)
+    assert list(Words().each()) == ["a"], "inside the class it is the generator as written"
+
+
+def test_options_of_a_stream_need_a_generator(runtime: FakeRuntime) -> None:
+    def plain(self: Any) -> None: ...
+
+    method: Any = al.method
+    with pytest.raises(ValueError, match=r"stream_window=3 needs a generator, and plain\(\) is none"):
+        method(stream_window=3)(plain)
+    with pytest.raises(ValueError, match="num_returns='streaming' needs a generator"):
+        method(num_returns="streaming")(plain)
+    with pytest.raises(ValueError, match="stream_window_bytes=9 needs a generator"):
+        Words.remote().all.options(stream_window_bytes=9)
 
 
 def test_wrong_uses_of_method() -> None:

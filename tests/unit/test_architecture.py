@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
-        "errors ids loading options signatures resources definitions config context deadlines propagation refs",
+        "errors ids loading options signatures resources definitions config context deadlines propagation refs streams",
         "wire state",
         "transport host proctree pages",
         "rpc",

@@ -5,7 +5,7 @@ import pickle
 import sys
 import types
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -130,16 +130,35 @@ def test_looks_like_the_function() -> None:
     assert repr(add) == f"<remote function {__name__}.add>"
 
 
-def test_generators_are_refused_with_a_remedy() -> None:
+def test_generator_functions_stream_unless_a_number_of_values_is_asked_for() -> None:
     def numbers() -> Iterator[int]:
         yield 1
 
     async def anumbers() -> AsyncIterator[int]:
         yield 1
 
+    remote: Any = al.remote
     for function in (numbers, anumbers):
-        with pytest.raises(TypeError, match=f"{function.__name__}.*return a list"):
-            al.remote(function)
+        generator = remote(function)
+        assert isinstance(generator, al.RemoteGenerator)
+        assert isinstance(generator(), al.ValueStream)
+        assert isinstance(generator.options(stream_window=3, num_returns="streaming"), al.RemoteGenerator)
+        assert isinstance(remote(num_returns="streaming")(function), al.RemoteGenerator)
+        many = generator.options(num_returns=2)
+        assert isinstance(many, al.RemoteFunction)
+        assert isinstance(many.options(num_returns=1), al.RemoteGenerator)
+        with pytest.raises(TypeError, match="is remote already"):
+            remote(generator)
+
+
+def test_options_of_a_stream_need_a_generator() -> None:
+    remote: Any = al.remote
+    with pytest.raises(ValueError, match=r"num_returns='streaming' needs a generator, and add\(\) is none"):
+        remote(num_returns="streaming")(add.__wrapped__)
+    with pytest.raises(ValueError, match="stream_window=2 needs a generator"):
+        cast(Any, add).options(stream_window=2)
+    with pytest.raises(ValueError, match="'dynamic' is not supported: a generator streams"):
+        remote(num_returns="dynamic")(add.__wrapped__)
 
 
 @pytest.mark.parametrize("target", [3, "name", print.__self__, lambda: 0], ids=["int", "str", "module", "lambda"])

@@ -7,7 +7,7 @@ import asyncio
 
 import actorlite as al
 
-from ..declarations import Box, Counter, Point, consume, fetch, halves, merge, parse
+from ..declarations import Box, Counter, Model, Point, consume, fetch, halves, lines, merge, parse, tokens
 
 
 def tasks() -> None:
@@ -25,6 +25,26 @@ def tasks() -> None:
     halves.remote("x")  # ERR: wrong type
     al.remote(num_cpu=1)  # ERR: unknown option
     parse.remote("x").value  # ERR: no such attribute
+
+
+async def streams() -> None:
+    lines.remote()  # ERR: no path
+    lines(1)  # ERR: wrong type
+    await lines("x")  # ERR: a stream is read with `async for`
+    await lines.remote("x")  # ERR: a stream of references is no reference
+    tokens.options(stream_windo=3)  # ERR: unknown option
+    tokens.options(stream_window="3")  # ERR: wrong type
+    for value in lines("x"):  # ERR: values are read with `async for`
+        print(value)
+    async for ref in lines.remote("x"):
+        size: int = await ref  # ERR: it is bytes
+        print(size)
+    model = Model.remote()
+    model.tokens("x", 1)  # ERR: keyword only
+    model.lines.remote(1)  # ERR: wrong type
+    model.stream.remote("x")  # ERR: needs @al.method
+    parse.options(num_returns="streaming")  # ERR: not a generator
+    al.cancel(lines("x"))  # ERR: the values of a structured call are not cancelled but closed
 
 
 async def structured_calls() -> None:

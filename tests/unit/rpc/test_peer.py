@@ -56,6 +56,8 @@ class Waiter:
         if self.then is not None:
             self.then()
 
+    item = answered
+
     def lost(self, error):
         self.losses.append(error)
 
@@ -198,6 +200,14 @@ def test_items_of_a_stream_come_before_its_answer(link):
     for message in [*messages, StreamItem(1, 2, VALUE)]:
         link.receive(message)
     assert waiter.answers == messages
+
+
+def test_an_item_for_what_is_no_stream_is_a_protocol_error(link):
+    task = link.loop.run(link.peer.request(1, NodeStatus()))
+    with pytest.raises(ProtocolError, match="which is no stream"):
+        link.receive(StreamItem(1, 0, VALUE))
+    task.cancel()
+    link.loop.turn()
 
 
 def test_a_lost_connection_tells_everybody_once_what_is_known(link):
@@ -519,7 +529,7 @@ def test_credit_goes_to_the_stream_and_is_ignored_when_that_has_ended(link):
         items = 0
         losses = 0
 
-        def credit(self, items):
+        def credit(self, items, size):
             self.items += items
 
         def lost(self, error):

@@ -57,7 +57,9 @@ from actorlite.wire.messages import (
     Status,
     StopActor,
     StopNode,
+    StreamClose,
     StreamItem,
+    StreamNext,
     Taken,
     TaskCall,
     Welcome,
@@ -104,10 +106,10 @@ GOLDEN = {
     "task call with everything": (
         TaskCall(7, b"digest", BIG, ENVELOPE, (Slot(0, SMALL), SLOT)),
         "960b07c4066469676573749402c400039192bd303031313232333334343535363637372d303030303030303030303061a875"
-        "64733a2f2f2f6f9a02cb3ff8000000000000bd303031313232333334343535363637372d3030303030303030303030319192"
+        "64733a2f2f2f6f9c02cb3ff8000000000000bd303031313232333334343535363637372d3030303030303030303030319192"
         "a3612e6dbd303031313232333334343535363637372d303030303030303030303032c3ab30302d61622d63642d3031a46e69"
-        "636503cd2710909293009401c401800090c093a36b6579c092bd303031313232333334343535363637372d30303030303030"
-        "3030303061a87564733a2f2f2f6f",
+        "636503cd27109000009293009401c401800090c093a36b6579c092bd303031313232333334343535363637372d3030303030"
+        "30303030303061a87564733a2f2f2f6f",
     ),
     "actor call": (
         ActorCall(7, ACTOR, "incr", SMALL),
@@ -116,10 +118,10 @@ GOLDEN = {
     "actor call with everything": (
         ActorCall(7, ACTOR, "incr", BIG, ENVELOPE, (SLOT,)),
         "970c07bd303031313232333334343535363637372d303030303030303030303062a4696e63729402c400039192bd30303131"
-        "3232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f9a02cb3ff8000000000000bd30303131"
+        "3232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f9c02cb3ff8000000000000bd30303131"
         "3232333334343535363637372d3030303030303030303030319192a3612e6dbd303031313232333334343535363637372d30"
-        "3030303030303030303032c3ab30302d61622d63642d3031a46e69636503cd2710909193a36b6579c092bd30303131323233"
-        "3334343535363637372d303030303030303030303061a87564733a2f2f2f6f",
+        "3030303030303030303032c3ab30302d61622d63642d3031a46e69636503cd27109000009193a36b6579c092bd3030313132"
+        "32333334343535363637372d303030303030303030303061a87564733a2f2f2f6f",
     ),
     "create actor": (
         CreateActor(7, ACTOR, b"digest", SMALL),
@@ -145,8 +147,38 @@ GOLDEN = {
     "rejected": (Rejected(7, "expired"), "941707a765787069726564a0"),
     "rejected with text": (Rejected(7, "actor died", "why"), "941707aa6163746f722064696564a3776879"),
     "cancel": (Cancel(7), "941807c2c3"),
-    "stream item": (StreamItem(7, 300, SMALL), "941907cd012c9401c401800090"),
-    "credit": (Credit(7, 8), "931a0708"),
+    "stream item": (
+        StreamItem(7, 300, SMALL),
+        "951907cd012c9401c40180009000",
+    ),
+    "credit": (
+        Credit(7, 8),
+        "941a070800",
+    ),
+    "stream item held": (
+        StreamItem(7, 300, SMALL, -5),
+        "951907cd012c9401c401800090fb",
+    ),
+    "credit with size": (
+        Credit(7, 8, 300),
+        "941a0708cd012c",
+    ),
+    "stream next": (
+        StreamNext(7, OBJECT, 3),
+        "942207bd303031313232333334343535363637372d30303030303030303030306103",
+    ),
+    "stream close": (
+        StreamClose(OBJECT),
+        "9323bd303031313232333334343535363637372d303030303030303030303061c2",
+    ),
+    "stream close cancel": (
+        StreamClose(OBJECT, True),
+        "9323bd303031313232333334343535363637372d303030303030303030303061c3",
+    ),
+    "envelope of a stream": (
+        TaskCall(7, b"c", SMALL, Envelope(window=16, window_bytes=2**20)),
+        "960b07c401639401c4018000909c00c0c090c2a0a001cd27109010ce0010000090",
+    ),
     "taken": (Taken(7), "921b07"),
     "borrow": (Borrow(7, OBJECT), "931e07bd303031313232333334343535363637372d303030303030303030303061"),
     "release": (Release(OBJECT), "921fbd303031313232333334343535363637372d303030303030303030303061"),
@@ -316,7 +348,16 @@ def test_messages_are_values():
 
 
 def test_the_reasons_of_a_rejection_are_part_of_the_protocol():
-    expected = {"handed back", "no such actor", "actor died", "cancelled", "expired", "bad request", "stopped"}
+    expected = {
+        "handed back",
+        "no such actor",
+        "actor died",
+        "cancelled",
+        "expired",
+        "bad request",
+        "stopped",
+        "stream ended",
+    }
     assert expected == messages.REJECTIONS
 
 
