@@ -190,8 +190,8 @@ class Runner:
     ) -> None:
         if not call.claim():
             return  # the loop took it back, and has answered
-        code = partial(self._base.copy().run, self._call_plain, call, find)
-        answer = run_interruptibly(call, code) or call.stopped()
+        context = self._base.copy()
+        answer = run_interruptibly(call, lambda: context.run(self._call_plain, call, find)) or call.stopped()
         # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
         sent = executor.is_idle and call.may_answer_at_once(answer) and call.peer.send_from_thread(*answer[0])
         self._ended.append((done, call, SENT if sent else answer))
