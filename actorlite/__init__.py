@@ -17,6 +17,7 @@ from actorlite.api import (
 )
 from actorlite.context import current_trace as traceparent
 from actorlite.deadlines import timeout
+from actorlite.options import Mailbox
 from actorlite.propagation import propagate
 from actorlite.refs import ObjectRef
 from actorlite.session import Session, init, shutdown
@@ -29,6 +30,7 @@ __all__ = [
     "ActorHandle",
     "BoundGenerator",
     "BoundMethod",
+    "Mailbox",
     "ObjectRef",
     "ObjectRefStream",
     "RemoteFunction",

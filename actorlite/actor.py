@@ -32,10 +32,12 @@ from typing import (
 from actorlite.context import ActorLink, Runtime, find_runtime
 from actorlite.definitions import ActorDefinition, CallKind, MethodDefinition
 from actorlite.options import (
+    DEFAULT_GROUP,
     STREAMING,
     ActorCallOptionsDict,
     ActorOptions,
     ActorOptionsDict,
+    MethodDecoratorOptionsDict,
     MethodOptions,
     MethodOptionsDict,
     SessionLike,
@@ -230,10 +232,10 @@ def method(function: Callable[Concatenate[Any, P], Iterator[R]], /) -> Generator
 def method(function: Callable[Concatenate[Any, P], R], /) -> Method[P, R]: ...
 @overload
 def method(  # type: ignore[overload-overlap]
-    *, num_returns: Literal[1, "streaming"] | None = None, **options: Unpack[MethodOptionsDict]
+    *, num_returns: Literal[1, "streaming"] | None = None, **options: Unpack[MethodDecoratorOptionsDict]
 ) -> MethodDecorator: ...
 @overload
-def method(*, num_returns: int, **options: Unpack[MethodOptionsDict]) -> MethodOfManyDecorator: ...
+def method(*, num_returns: int, **options: Unpack[MethodDecoratorOptionsDict]) -> MethodOfManyDecorator: ...
 def method(function: Any = None, /, **options: Any) -> Any:
     """Declare a method of an actor class, bare or with options; gives plain methods their type through a handle."""
     if function is not None and options:
@@ -308,6 +310,17 @@ def _check_class(cls: type[Any]) -> Iterator[MethodDefinition]:
             raise TypeError(f"{cls.__name__}.{name} must be `async def {name}(self)`: it runs on the event loop")
 
 
+def _check_groups(cls: type[Any], options: ActorOptions) -> None:
+    """Raise `ValueError` for a method whose concurrency group the class does not have."""
+    for method in _check_class(cls):
+        group = method.options.concurrency_group
+        if group is not None and group != DEFAULT_GROUP and group not in options.concurrency_groups:
+            raise ValueError(
+                f"{cls.__name__}.{method.name} names the concurrency group {group!r}, which {cls.__name__} does not "
+                f"have: add it with concurrency_groups={{{group!r}: 1}}, known are {sorted(options.concurrency_groups)}"
+            )
+
+
 def _constructor(cls: type[Any]) -> CallShape:
     if cls.__init__ is object.__init__:
         return CallShape.from_callable(cls, skip_first=False)
@@ -316,6 +329,7 @@ def _constructor(cls: type[Any]) -> CallShape:
 
 def _define(cls: type[Any], options: ActorOptions) -> ActorDefinition:
     methods = {each.name: each for each in _check_class(cls)}
+    _check_groups(cls, options)
     declared = {name for each in cls.__mro__ for name in vars(each).get("__annotations__", ())}
     return ActorDefinition(
         cls=cls,
@@ -324,6 +338,7 @@ def _define(cls: type[Any], options: ActorOptions) -> ActorDefinition:
         methods=methods,
         options=options,
         attributes=frozenset(declared | set(_members(cls))) - set(methods),
+        has_readonly=any(each.options.readonly for each in methods.values()),
     )
 
 
@@ -487,9 +502,9 @@ def _with_options(named: ActorClass[P, T], options: ActorOptions) -> ActorClass[
 
 def wrap_class(cls: type[Any], keywords: Mapping[str, Any]) -> ActorClass[..., Any]:
     """`@al.remote` on a class that is no `al.Actor`."""
-    for _ in _check_class(cls):
-        pass
-    return ActorClass(cls, ActorOptions.make(**keywords))
+    options = ActorOptions.make(**keywords)
+    _check_groups(cls, options)
+    return ActorClass(cls, options)
 
 
 # --- handles ------------------------------------------------------------------------------------------------

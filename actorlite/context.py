@@ -113,6 +113,11 @@ class Runtime(Protocol):
         """The source of a stream that came in a message; `anchor` is what its owner knows it by."""
         ...
 
+    async def submit_in_turn(
+        self, definition: FunctionDefinition, args: Args, kwargs: Kwargs, options: TaskOptions
+    ) -> Any:
+        """`submit` that waits for room instead of raising `PendingCallsLimitExceeded`."""
+
     # actors
     def create_actor(
         self, definition: ActorDefinition, args: Args, kwargs: Kwargs, options: ActorOptions

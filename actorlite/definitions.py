@@ -57,3 +57,5 @@ class ActorDefinition:
     options: ActorOptions
     attributes: frozenset[str] = field(default_factory=frozenset)
     """Names that exist on the class but are no methods, for a clear `AttributeError`."""
+    has_readonly: bool = False
+    """Whether any of its methods only reads."""

@@ -126,7 +126,15 @@ class ActorUnavailableError(ActorError):
 
 
 class PendingCallsLimitExceeded(ActorliteError):
-    """This caller already has `max_pending_calls` unanswered calls on the actor."""
+    """This process already has as much pending on the actor, or as many tasks, as it may have."""
+
+
+class MailboxFullError(ActorliteError):
+    """The actor's mailbox was full, and its policy refuses or drops calls: see `Mailbox`."""
+
+
+class CallCycleError(ActorliteError, RuntimeError):
+    """A structured call would wait for itself: a call that it came through holds what it needs. The text names all."""
 
 
 class GetTimeoutError(ActorliteError, TimeoutError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar
 
 from actorlite.resources import to_units
@@ -37,11 +37,7 @@ NOT_YET: Mapping[str, str] = {
     "lifetime": "detached actors",
     "namespace": "looking actors up by name",
     "get_if_exists": "looking actors up by name",
-    "concurrency_groups": "concurrency groups",
-    "concurrency_group": "concurrency groups",
     "allow_out_of_order_execution": "out-of-order execution",
-    "reentrant": "reentrant actors",
-    "mailbox": "bounded mailboxes",
 }
 """Options known by name whose behaviour is not in this version, and what that behaviour is called."""
 
@@ -53,6 +49,47 @@ STREAM_WINDOW = 16
 """Items of a stream that may be under way or not yet taken, unless `stream_window` says otherwise."""
 STREAM_WINDOW_BYTES = 2**20
 """Bytes of such items from which on the producer waits, unless `stream_window_bytes` says otherwise."""
+DEFAULT_GROUP = "_default"
+"""The name, as in Ray, of the concurrency group of calls that name none."""
+
+MAX_PENDING_CALLS = 1_000_000
+"""Calls that one process may have pending on one actor, and tasks that it may have pending in all, unless it asks for
+another number. A pending call costs its caller about a kilobyte."""
+
+MAX_PENDING_BYTES = 2**30
+"""The same in bytes of arguments. One that is larger by itself goes when nothing else is pending."""
+
+
+WHEN_FULL = ("wait", "raise", "drop-oldest", "shed")
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """How much may wait in an actor's mailbox, and what happens to a call that finds it full.
+
+    `"wait"`: it waits at its caller, in order, under its deadline. `"raise"`: it fails with `MailboxFullError`, not
+    executed. `"drop-oldest"`: the call that has waited longest fails so, and makes room. `"shed"`: as `"raise"`, and
+    a call with a deadline that it cannot meet, by what calls took so far, is refused at once.
+    """
+
+    calls: int = 10_000
+    """Waiting calls of all callers together; one caller has at most so many under way."""
+    bytes: int = 256 * 2**20
+    """Bytes of their messages. A larger message is taken when nothing else waits."""
+    when_full: Literal["wait", "raise", "drop-oldest", "shed"] = "wait"
+
+    def __post_init__(self) -> None:
+        for name in ("calls", "bytes"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"Mailbox({name}={value!r}) must be an int, not {type(value).__name__}")
+            if value < 1:
+                raise ValueError(f"Mailbox({name}={value!r}) must be at least 1")
+        if self.when_full not in WHEN_FULL:
+            raise ValueError(f"Mailbox(when_full={self.when_full!r}) must be one of {', '.join(map(repr, WHEN_FULL))}")
+
+
+DEFAULT_MAILBOX = Mailbox()
 
 
 class SessionLike(Protocol):
@@ -84,7 +121,11 @@ class ActorOptionsDict(TypedDict, total=False):
 
     num_cpus: float | None
     max_concurrency: int | None
+    concurrency_groups: dict[str, int] | None
+    """Decorator and class keyword only: in `.options()` a `ValueError`."""
     max_pending_calls: int | None
+    mailbox: int | Mailbox | None
+    reentrant: bool | None
     process: Literal["dedicated", "shared"]
     name: str | None
 
@@ -102,6 +143,13 @@ class MethodOptionsDict(TypedDict, total=False):
     timeout: float | None
     stream_window: int | None
     stream_window_bytes: int | None
+    concurrency_group: str | None
+
+
+class MethodDecoratorOptionsDict(MethodOptionsDict, total=False):
+    """What only `@al.method(...)` takes."""
+
+    readonly: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +185,30 @@ class ActorOptions:
     num_cpus: float | None = None
     """None: one CPU to be placed, none while alive. Given: held for the actor's life."""
     max_concurrency: int = 1
-    max_pending_calls: int = -1
-    """Unanswered calls per caller; -1 is without limit."""
+    max_pending_calls: int = MAX_PENDING_CALLS
+    """Calls of one process that have not ended; -1 is without limit."""
     process: str = "dedicated"
     name: str | None = None
+    concurrency_groups: Mapping[str, int] = field(default_factory=dict)
+    """How many calls of each group run at once, beside those of the default group."""
+    mailbox: int | Mailbox = DEFAULT_MAILBOX
+    reentrant: bool = False
+    """Whether a call may run beside the one that it came through."""
 
     @classmethod
     def make(cls, **keywords: Any) -> ActorOptions:
         return cls(**_validated(_ACTOR, keywords, per_call=False))
+
+    @property
+    def limits(self) -> tuple[int, int, int, str] | tuple[()]:
+        """What a handle must know of its actor: `max_pending_calls`, and calls, bytes and policy of the mailbox.
+
+        Empty for the defaults, which are the same everywhere.
+        """
+        box = self.mailbox if isinstance(self.mailbox, Mailbox) else Mailbox(self.mailbox)
+        if self.max_pending_calls == MAX_PENDING_CALLS and box == DEFAULT_MAILBOX:
+            return ()
+        return self.max_pending_calls, box.calls, box.bytes, box.when_full
 
     def merged(self, **keywords: Any) -> ActorOptions:
         """These options with some replaced, as `.options()` does."""
@@ -160,6 +224,9 @@ class MethodOptions:
     timeout: float | None = None
     stream_window: int | None = None
     stream_window_bytes: int | None = None
+    concurrency_group: str | None = None
+    readonly: bool = False
+    """Whether it may run beside other calls that only read."""
 
     @classmethod
     def make(cls, **keywords: Any) -> MethodOptions:
@@ -312,7 +379,14 @@ def _groups(name: str, value: Any) -> None:
     _dict(name, value)
     for key, size in value.items():
         _nonempty_text(f"{name} key", key)
+        if key == DEFAULT_GROUP:
+            raise ValueError(f"option {name} must not contain {key!r}: its limit is max_concurrency")
         _count_from(1)(f"{name}[{key!r}]", size)
+
+
+def _mailbox(name: str, value: Any) -> None:
+    if not isinstance(value, Mailbox):
+        _count_from(1)(name, value)
 
 
 def _anything(name: str, value: Any) -> None:
@@ -338,7 +412,10 @@ class _Kind:
 
 
 def _defaults(options: type[Any]) -> dict[str, Any]:
-    return {each.name: each.default for each in fields(options)}
+    return {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for each in fields(options)
+    }
 
 
 _PLACED: Mapping[str, _Rule] = {
@@ -398,11 +475,11 @@ _ACTOR = _Kind(
         "name": _Rule(_nonempty_text),
         "namespace": _Rule(_nonempty_text),
         "get_if_exists": _Rule(_bool, (None, False)),
-        "concurrency_groups": _Rule(_groups, (None, {}), decorator_only=True),
+        "concurrency_groups": _Rule(_groups, decorator_only=True),
         "allow_out_of_order_execution": _Rule(_bool, (None, False)),
         "process": _Rule(_one_of("dedicated", "shared")),
-        "reentrant": _Rule(_bool, (None, False)),
-        "mailbox": _Rule(_count_from(1)),
+        "reentrant": _Rule(_bool),
+        "mailbox": _Rule(_mailbox),
     },
     _defaults(ActorOptions),
     _actor_together,
@@ -416,6 +493,7 @@ _METHOD = _Kind(
         "timeout": _Rule(_seconds),
         **_STREAMED,
         "concurrency_group": _Rule(_nonempty_text),
+        "readonly": _Rule(_bool, decorator_only=True),
         "max_task_retries": _Rule(_count_from(0, unlimited=True), (None, 0)),
         "retry_exceptions": _Rule(_retry_exceptions, (None, False, [], ())),
         "enable_task_events": _Rule(_bool, (None, True)),

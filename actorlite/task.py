@@ -121,9 +121,11 @@ class RemoteFunction(Remote[P, R_co]):
         result: ObjectRef[R_co] = (self._runtime or find_runtime()).submit(definition, args, kwargs, self._options)
         return result
 
-    async def submit(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R_co]:
-        """`.remote()` that waits for room. Tasks queue without a limit, so it returns at once."""
-        return self.remote(*args, **kwargs)
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, ObjectRef[R_co]]:
+        """`.remote()` that waits for room where `.remote()` would raise `PendingCallsLimitExceeded`."""
+        definition = self._definition
+        definition.shape.check(definition.name, args, kwargs)
+        return (self._runtime or find_runtime()).submit_in_turn(definition, args, kwargs, self._options)
 
     @overload
     def options(self, *, num_returns: Literal[1] | None = None, **options: Unpack[TaskCallOptionsDict]) -> Self: ...  # type: ignore[overload-overlap]
@@ -152,9 +154,11 @@ class RemoteGenerator(Remote[P, R_co]):
         definition.shape.check(definition.name, args, kwargs)
         return ObjectRefStream.begin(self._open(args, kwargs, structured=False))
 
-    async def submit(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRefStream[R_co]:
-        """`.remote()` that waits for room. Tasks queue without a limit, so it returns at once."""
-        return self.remote(*args, **kwargs)
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, ObjectRefStream[R_co]]:
+        """`.remote()` that waits for room where `.remote()` would raise `PendingCallsLimitExceeded`."""
+        definition = self._definition
+        definition.shape.check(definition.name, args, kwargs)
+        return (self._runtime or find_runtime()).submit_in_turn(definition, args, kwargs, self._options)
 
     @overload
     def options(  # type: ignore[overload-overlap]

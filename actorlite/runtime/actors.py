@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from actorlite.context import current_call
 from actorlite.deadlines import time_left
@@ -19,13 +22,24 @@ from actorlite.errors import (
     ActorliteError,
     ActorUnavailableError,
     ActorUnschedulableError,
+    CallCycleError,
     ConnectionLost,
+    DeadlineExceeded,
+    MailboxFullError,
     Outcome,
     PendingCallsLimitExceeded,
     TaskUnschedulableError,
 )
 from actorlite.ids import ActorId
-from actorlite.options import STREAMING, MethodOptions
+from actorlite.options import (
+    DEFAULT_GROUP,
+    DEFAULT_MAILBOX,
+    MAX_PENDING_BYTES,
+    MAX_PENDING_CALLS,
+    STREAMING,
+    Mailbox,
+    MethodOptions,
+)
 from actorlite.refs import Failure
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.calls import (
@@ -39,35 +53,65 @@ from actorlite.runtime.calls import (
     make_sink,
     take_item,
 )
+from actorlite.runtime.held import HeldBack
 from actorlite.runtime.nearby import MUST_SEND, LocalHost, are_immutable, hosts_in
+from actorlite.runtime.room import RoomQuota, open_wide, size_of, take_turn, wake
 from actorlite.runtime.streams import OwnStream, streaming, window_of
 from actorlite.state.actors import ActorEvent, ActorState, after
+from actorlite.state.quota import UNLIMITED, Quota
 from actorlite.streams import ObjectRefStream
-from actorlite.wire.messages import ACTOR_DIED, NO_SUCH_ACTOR, ActorCall, ActorPlace, Rejected, encode
+from actorlite.wire.messages import (
+    ACTOR_DIED,
+    CYCLE,
+    HELD,
+    MAILBOX_FULL,
+    NO_SUCH_ACTOR,
+    SHED,
+    ActorCall,
+    ActorPlace,
+    CallerWaits,
+    Envelope,
+    Rejected,
+    encode,
+)
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
+
+_REFUSALS: Mapping[str, Callable[..., ActorliteError]] = {
+    CYCLE: CallCycleError,
+    MAILBOX_FULL: MailboxFullError,
+    SHED: DeadlineExceeded,
+}
 
 
 class ActorOut(Outbound):
     """One call of a method."""
 
-    __slots__ = ("link",)
+    __slots__ = ("link", "unwanted")
 
     link: Link
+    unwanted: bool
+    """Whether the callee was asked to cancel it."""
 
     def arguments_ready(self) -> None:
         self.link.flush()
 
     def answered(self, message: Any, parts: Any) -> None:
-        self.link.one_less()
+        if type(message) is Rejected and message.reason == HELD:
+            self.link.came_back(self)
+            return
+        self.link.one_less(self)
         super().answered(message, parts)
 
     def item(self, message: Any, parts: Any) -> None:
         take_item(self, message, parts)
 
     def rejected(self, message: Rejected) -> None:
-        if message.reason in (ACTOR_DIED, NO_SUCH_ACTOR):
+        kind = _REFUSALS.get(message.reason)
+        if kind is not None:
+            self.end(fail_with(kind, f"{self.link!r}.{self.name}(): {message.text}", outcome=Outcome.NOT_EXECUTED))
+        elif message.reason in (ACTOR_DIED, NO_SUCH_ACTOR):
             # What its creator was told says more: why the constructor failed, or who killed it.
             text = self.link.death or message.text or "the worker does not know it"
             self.end(self.link.death_failure(text, self.name, Outcome.NOT_EXECUTED))
@@ -75,7 +119,7 @@ class ActorOut(Outbound):
             super().rejected(message)
 
     def lost(self, error: ConnectionLost) -> None:
-        self.link.one_less()
+        self.link.one_less(self)
         self.link.call_lost(self, error)
 
     def withdraw(self) -> None:
@@ -87,6 +131,7 @@ class ActorOut(Outbound):
                 f"force=True ends a worker process, and with it the whole actor: {self.name}() is a call of "
                 f"{self.link!r}; write al.kill(handle) if that is meant, else cancel without force"
             )
+        self.unwanted = True
         return super().cancel(recursive=recursive)
 
 
@@ -94,12 +139,17 @@ class Link:
     """One actor as this process sees it. Slim: a process may hold a hundred thousand."""
 
     __slots__ = (
-        "runtime", "id", "definition", "owner_address", "life", "peer", "unanswered", "max_pending", "death",
-        "init_failed", "ready", "place", "_nearby", "_outbox", "__weakref__",
+        "runtime", "id", "definition", "owner_address", "life", "peer", "unanswered", "limits", "quota", "box", "death",
+        "init_failed", "ready", "place", "_nearby", "outbox", "_stale", "sent_bytes", "held_back", "__weakref__",
     )  # fmt: skip
 
     def __init__(
-        self, runtime: ProcessRuntime, id: ActorId, definition: ActorDefinition, owner_address: str, max_pending: int
+        self,
+        runtime: ProcessRuntime,
+        id: ActorId,
+        definition: ActorDefinition,
+        owner_address: str,
+        limits: tuple[Any, ...] = (),
     ) -> None:
         self.runtime = runtime
         self.id = id
@@ -110,7 +160,13 @@ class Link:
         self.peer: Peer | None = None
         """The hosting worker, once calls may be sent to it."""
         self.unanswered = 0
-        self.max_pending = max_pending
+        """Calls that were sent and have no answer yet."""
+        self.limits = limits
+        """As `ActorOptions.limits`."""
+        most = limits[0] if limits else MAX_PENDING_CALLS
+        self.quota: RoomQuota = Quota(*((UNLIMITED, UNLIMITED) if most == -1 else (most, MAX_PENDING_BYTES)))
+        """Calls that this process has pending."""
+        self.box = Mailbox(*limits[1:]) if limits else DEFAULT_MAILBOX
         self.death = ""
         self.init_failed = False
         self.ready: list[asyncio.Future[None]] | None = None
@@ -119,84 +175,69 @@ class Link:
         """Where it lives, once that is known."""
         self._nearby: LocalHost | None = None
         """The hosting worker, when it lives in this loop."""
-        self._outbox: deque[ActorOut] | None = None
+        self.outbox: deque[ActorOut] | None = None
+        """Calls that were not sent, in order."""
+        self._stale = 0
+        """About how many calls in the outbox have ended."""
+        self.sent_bytes = 0
+        self.held_back: HeldBack | None = None
+        """While the mailbox is full."""
 
     @property
     def state(self) -> str:
         return self.life.value
-
-    @property
-    def is_full(self) -> bool:
-        """Whether this process has as many unanswered calls on the actor as it may have."""
-        waiting = len(self._outbox) if self._outbox else 0
-        return 0 <= self.max_pending <= self.unanswered + waiting and self.life is not ActorState.DEAD
 
     # --- calls (from any thread)
 
     def call(
         self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
     ) -> Any:
-        runtime = self.runtime
-        runtime.check_open()
-        if self.max_pending >= 0 and self.is_full:
-            raise self._full(method)
-        encoded, dependencies = encode_arguments(args, kwargs)
-        number, result, sink = make_sink(runtime, options.num_returns)
-        envelope = make_envelope(
-            current_call.get(),
-            structured=False,
-            timeout=options.timeout,
-            num_returns=options.num_returns,
-            name=options.name or "",
-        )
-        call = ActorOut(runtime, number, method.name, sink, encoded, dependencies, envelope)
-        call.link = self
-        bind_call(sink, call)
-        runtime.post(self._submit, call)
+        call, result = _make_call(self, method, args, kwargs, options)
+        self._submit_if_room(call, method)
         return result
 
     async def submit(
         self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
     ) -> Any:
-        try:
-            while self.is_full:
-                await self.runtime.room_on(self)
-            if method.kind.streams and options.num_returns in (1, STREAMING):
-                return ObjectRefStream.begin(self.open_stream(method, args, kwargs, options, structured=False))
-            return self.call(method, args, kwargs, options)
-        except BaseException:
-            # Its turn may have come, in this very pass of the loop, and is not used: the next one looks.
-            self.runtime.post(self.runtime.make_room, self)
-            raise
+        result: Any
+        if method.kind.streams and options.num_returns in (1, STREAMING):
+            stream, call = _make_stream(self, method, args, kwargs, options, structured=False)
+            result = ObjectRefStream.begin(stream)
+        else:
+            call, result = _make_call(self, method, args, kwargs, options)
+        await self.runtime.on_own_loop(self._submit_in_turn(call))
+        return result
 
     async def run(
         self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
     ) -> Any:
         runtime = self.runtime
         if not runtime.in_loop() or options.num_returns != 1:
-            return await runtime.run_elsewhere(self.call(method, args, kwargs, options))
+            call, refs = _make_call(self, method, args, kwargs, options, structured=True)
+            try:
+                await runtime.on_own_loop(self._submit_in_turn(call))
+            except asyncio.CancelledError:
+                runtime.post(call.abandon)
+                raise
+            return await runtime.run_elsewhere(refs)
         runtime.check_open()
         # Nothing of this process is under way to the actor, so the shortcut overtakes no earlier call.
-        if self._nearby is not None and not self.unanswered and not self._outbox and options.timeout is None:
+        idle = not self.unanswered and not self.outbox and self.held_back is None
+        if self._nearby is not None and idle and options.timeout is None:
             if are_immutable(args, kwargs):
                 value = self._nearby.run_now(self.id, method.name, runtime, args, kwargs)
                 if value is not MUST_SEND:
                     if self._nearby is not None and self._nearby.is_turn_over():
                         await asyncio.sleep(0)
                     return value
-        encoded, dependencies = encode_arguments(args, kwargs)
-        scope = current_call.get()
-        envelope = make_envelope(
-            scope,
-            structured=True,
-            timeout=time_left(options.timeout, runtime.loop.time()),
-            num_returns=1,
-            name=options.name or "",
-        )
         result = StructuredResult(runtime.loop)
-        call = ActorOut(runtime, next(runtime.hub.numbers), method.name, result, encoded, dependencies, envelope)
-        call.link = self
-        self._submit(call)
+        call, _ = _make_call(self, method, args, kwargs, options, structured=True, sink=result)
+        if self.quota.fits(call.size):
+            self.quota.take(call.size)
+            call.quota = self.quota
+            self.submit_now(call)
+        else:
+            await self._submit_in_turn(call)
         return await await_structured(runtime, result, call)
 
     def open_stream(
@@ -208,71 +249,127 @@ class Link:
         *,
         structured: bool,
     ) -> OwnStream:
-        """Call a generator. From any thread."""
-        runtime = self.runtime
-        runtime.check_open()
-        if not structured and self.max_pending >= 0 and self.is_full:
-            raise self._full(method)
-        encoded, dependencies = encode_arguments(args, kwargs)
-        envelope = make_envelope(
-            current_call.get(),
-            structured=structured,
-            timeout=options.timeout,
-            num_returns=1,
-            name=options.name or "",
-        )
-        window = window_of(options)
-        stream = OwnStream(runtime, next(runtime.hub.numbers), method.name, window)
-        call = ActorOut(runtime, stream.number, method.name, stream, encoded, dependencies, streaming(envelope, window))
-        call.link = self
-        stream.call = call
-        runtime.post(self._submit, call)
+        """Call a generator. From any thread. Without room it raises, or waits when structured."""
+        stream, call = _make_stream(self, method, args, kwargs, options, structured=structured)
+        if structured:
+            self.runtime.post(self._begin_stream, call)
+        else:
+            self._submit_if_room(call, method)
         return stream
 
-    def _full(self, method: MethodDefinition) -> PendingCallsLimitExceeded:
-        return PendingCallsLimitExceeded(
-            f"{self!r} already has {self.max_pending} unanswered calls of this process (max_pending_calls): await "
-            f"some first, or write `await handle.{method.name}.submit(...)`, which waits for room"
-        )
+    def _submit_if_room(self, call: ActorOut, method: MethodDefinition) -> None:
+        """From any thread. Raises `PendingCallsLimitExceeded`."""
+        runtime, quota = self.runtime, self.quota
+        if runtime.in_loop():
+            if not quota.fits(call.size):
+                raise _too_many(self, method)
+            quota.take(call.size)
+            call.quota = quota
+            bind_call(call.sink, call)
+            self.submit_now(call)
+            return
+        with runtime.posting:
+            if not quota.fits(call.size):
+                raise _too_many(self, method)
+            quota.posted += 1
+        bind_call(call.sink, call)
+        runtime.post(_submit_posted, call)
 
-    def _submit(self, call: ActorOut) -> None:
+    def _begin_stream(self, call: ActorOut) -> None:
+        if self.quota.fits(call.size):
+            self.quota.take(call.size)
+            call.quota = self.quota
+            self.submit_now(call)
+        else:
+            self.runtime.streams.begin_later(call, self._submit_in_turn(call))
+
+    async def _submit_in_turn(self, call: ActorOut) -> None:
+        """Submit when there is room, after those who wait for it already."""
+        timeout_s = call.envelope.budget_s if call.envelope is not None else None
+        left = await take_turn(self.runtime, self.quota, call.size, timeout_s, f"{self!r}.{call.name}()")
+        call.quota = self.quota
+        if call.ended:  # given up meanwhile
+            self.quota.give(call.size)
+            wake(self.quota)
+            return
+        if left != timeout_s and call.envelope is not None:
+            call.envelope = structs.replace(call.envelope, budget_s=left)
+        if type(call.sink) is not StructuredResult:
+            bind_call(call.sink, call)
+        self.submit_now(call)
+
+    def submit_now(self, call: ActorOut) -> None:
         if self.life is ActorState.DEAD:
             call.end(self.death_failure(self.death, call.name, Outcome.NOT_EXECUTED))
             return
         call.begin()
         if call.ended:
             return
-        if self.peer is not None and not self._outbox and not call.missing:
-            self._send(call)
-            return
-        if self._outbox is None:
-            self._outbox = deque()
-        self._outbox.append(call)
+        if self.peer is not None and not call.missing:
+            if not self.outbox and self._may_send(call) or _came_through(call):
+                self.send(call)
+                return
+        if self.outbox is None:
+            self.outbox = deque()
+        self.outbox.append(call)
         if self.peer is not None:
             self.flush()
         elif self.owner_address or self.place is not None:
             self.runtime.directory.find(self)
 
+    def _may_send(self, call: ActorOut) -> bool:
+        """Whether the mailbox takes it for sure, as long as others do not fill it: more would only come back."""
+        if self.held_back is not None:
+            return False
+        if self.unanswered >= self.box.calls or self.sent_bytes + call.size > self.box.bytes:
+            return not self.unanswered or self.box.when_full != "wait"
+        return True
+
     def flush(self) -> None:
         """Send what waits, in order: a call whose arguments are pending holds back those behind it (Ray, A-20)."""
-        while self._outbox and self.peer is not None:
-            call = self._outbox[0]
-            if call.missing:
-                return
-            self._outbox.popleft()
+        while self.outbox and self.peer is not None:
+            call = self.outbox[0]
             if not call.ended:
-                self._send(call)
-        if not self._outbox:
-            self._outbox = None
+                if call.missing or not self._may_send(call):
+                    return
+                self.outbox.popleft()
+                self.send(call)
+            else:
+                self.outbox.popleft()
+        if not self.outbox:
+            self.outbox = None
+            self._stale = 0
 
     def withdraw(self, call: ActorOut) -> None:
-        if self._outbox and call in self._outbox:
-            self._outbox.remove(call)
+        """An unsent call ends: forget it, now or when its turn comes."""
+        outbox = self.outbox
+        if not outbox:
+            return
+        if outbox[0] is call:
+            outbox.popleft()
             self.flush()  # it may have held back those behind it
-            if self.runtime.room:
-                self.runtime.make_room(self)
+            return
+        self._stale += 1
+        if 2 * self._stale > len(outbox):
+            self.outbox = deque([each for each in outbox if not each.ended and each is not call]) or None
+            self._stale = 0
 
-    def _send(self, call: ActorOut) -> None:
+    def came_back(self, call: ActorOut) -> None:
+        """The mailbox is full: the call, and those behind it, wait until there is room."""
+        peer = call.peer
+        call.peer = None
+        call.unsent()
+        self.unanswered -= 1
+        self.sent_bytes -= call.size
+        if self.life is ActorState.DEAD or peer is None:
+            call.end(self.death_failure(self.death, call.name, Outcome.NOT_EXECUTED))
+            return
+        if self.held_back is None:
+            self.held_back = HeldBack(self)
+            peer.tell(encode(CallerWaits(self.id, True)))
+        self.held_back.came_back(call)
+
+    def send(self, call: ActorOut) -> None:
         if call.dependencies and (failure := call.failed_dependency()) is not None:
             call.end(failure)
             return
@@ -281,6 +378,7 @@ class Link:
         args, slots, parts = call.compose()
         call.peer = peer
         self.unanswered += 1
+        self.sent_bytes += call.size
         try:
             peer.call(
                 call.number,
@@ -291,16 +389,20 @@ class Link:
         except ConnectionLost as error:
             call.lost(error)
 
-    def one_less(self) -> None:
+    def one_less(self, call: ActorOut) -> None:
+        """A call was answered, or never will be."""
         self.unanswered -= 1
-        if self.runtime.room:
-            self.runtime.make_room(self)
+        self.sent_bytes -= call.size
+        if self.outbox:
+            self.flush()
 
     # --- its life (on the loop)
 
     def connected(self, peer: Peer) -> None:
         """Calls may be sent: the actor is being made there, or lives there."""
         self.peer = peer
+        if self.held_back is not None:
+            self.held_back.release()
         self._nearby = hosts_in(self.runtime.loop).get(peer.identity.process)
         self.flush()
 
@@ -312,11 +414,12 @@ class Link:
             self.death = text
             self.init_failed = init_failed
             self.peer = self._nearby = None
-            outbox, self._outbox = self._outbox, None
+            if self.held_back is not None:
+                self.held_back.release()
+            outbox, self.outbox = self.outbox, None
             for call in outbox or ():
                 call.end(self.death_failure(text, call.name, Outcome.NOT_EXECUTED))
-            if self.runtime.room:
-                self.runtime.make_room(self)
+            open_wide(self.quota, UNLIMITED)
         ready, self.ready = self.ready, None
         for future in ready or ():
             if not future.done():
@@ -351,6 +454,91 @@ class Link:
 
     def __repr__(self) -> str:
         return f"Actor({self.definition.name}, {self.id})"
+
+
+def _make_call(
+    link: Link,
+    method: MethodDefinition,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: MethodOptions,
+    *,
+    structured: bool = False,
+    sink: StructuredResult | OwnStream | None = None,
+) -> tuple[ActorOut, Any]:
+    """The call, and the references to its results unless it has a sink."""
+    runtime = link.runtime
+    runtime.check_open()
+    group = options.concurrency_group
+    if group is not None and group not in link.definition.options.concurrency_groups and group != DEFAULT_GROUP:
+        known = sorted((DEFAULT_GROUP, *link.definition.options.concurrency_groups))
+        raise ValueError(f"{link!r} has no concurrency group {group!r} for {method.name}(): its groups are {known}")
+    encoded, dependencies = encode_arguments(args, kwargs)
+    envelope = make_envelope(
+        current_call.get(),
+        structured=structured,
+        timeout=time_left(options.timeout, runtime.loop.time()) if structured else options.timeout,
+        num_returns=options.num_returns,
+        name=options.name or "",
+    )
+    if group is not None or options.readonly:
+        group = "" if group is None or group == DEFAULT_GROUP else group
+        envelope = structs.replace(envelope or Envelope(), group=group, readonly=options.readonly)
+    where: Any = sink
+    result: Any = None
+    if sink is None:
+        number, result, where = make_sink(runtime, options.num_returns)
+    else:
+        number = sink.number if isinstance(sink, OwnStream) else next(runtime.hub.numbers)
+    call = ActorOut(runtime, number, method.name, where, encoded, dependencies, envelope)
+    call.link = link
+    call.unwanted = False
+    call.size = size_of(encoded)
+    return call, result
+
+
+def _make_stream(
+    link: Link,
+    method: MethodDefinition,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: MethodOptions,
+    *,
+    structured: bool,
+) -> tuple[OwnStream, ActorOut]:
+    runtime = link.runtime
+    window = window_of(options)
+    stream = OwnStream(runtime, next(runtime.hub.numbers), method.name, window)
+    once = replace(options, num_returns=1)
+    call, _ = _make_call(link, method, args, kwargs, once, structured=structured, sink=stream)
+    call.envelope = streaming(call.envelope, window)
+    stream.call = call
+    return stream, call
+
+
+def _too_many(link: Link, method: MethodDefinition) -> PendingCallsLimitExceeded:
+    quota = link.quota
+    return PendingCallsLimitExceeded(
+        f"{link!r} already has {quota.calls} pending calls of this process ({quota.bytes} bytes of arguments; "
+        f"max_pending_calls={quota.max_calls}): await some first, or write `await handle.{method.name}.submit(...)`"
+        ", which waits for room"
+    )
+
+
+def _came_through(call: ActorOut) -> bool:
+    """Whether a call of the actor waits for this one: then what is queued here may wait for it, too."""
+    envelope = call.envelope
+    return envelope is not None and any(hop.target == call.link.id for hop in envelope.chain)
+
+
+def _submit_posted(call: ActorOut) -> None:
+    """Submit a call that another thread made. On the loop."""
+    link = call.link
+    with link.runtime.posting:
+        link.quota.posted -= 1
+    link.quota.take(call.size)
+    call.quota = link.quota
+    link.submit_now(call)
 
 
 def _ran(outcome: Outcome) -> str:

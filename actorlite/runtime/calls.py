@@ -24,6 +24,7 @@ from actorlite.propagation import registered, travelling
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
+from actorlite.runtime.room import RoomQuota, wake
 from actorlite.transport import Buffer
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import (
@@ -98,7 +99,7 @@ class Outbound:
 
     __slots__ = (
         "runtime", "number", "name", "sink", "encoded", "dependencies", "envelope", "peer", "timer", "ended", "missing",
-        "pinned", "may_have_run", "siblings",
+        "pinned", "may_have_run", "siblings", "quota", "size",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +130,9 @@ class Outbound:
         """Whether an earlier attempt was sent to a worker that died."""
         self.siblings: set[Any] | None = None
         """The calls that were submitted by the same call and have not ended, this one among them."""
+        self.quota: RoomQuota | None = None
+        """What it counts in as pending, with `size` bytes, until it has ended."""
+        self.size = 0
 
     # --- before it is sent
 
@@ -226,6 +230,11 @@ class Outbound:
         if self.ended:
             return
         self.ended = True
+        quota = self.quota
+        if quota is not None:
+            quota.give(self.size)
+            if quota.waiting:
+                wake(quota)
         if self.timer is not None:
             self.timer.cancel()
         if self.siblings is not None:
@@ -363,7 +372,7 @@ def make_envelope(
         info = scope.info
         parent = info.task_id
         if structured:
-            chain = (*scope.chain, Hop(info.actor_id or "", info.task_id))[-MAX_CHAIN:]
+            chain = (*scope.chain, Hop(info.actor_id or "", info.task_id, info.function_name))[-MAX_CHAIN:]
     return Envelope(0, timeout, parent, chain, structured, trace, name, num_returns, units, variables)
 
 

@@ -17,7 +17,7 @@ from actorlite.runtime.calls import Outbound, encode_arguments
 from actorlite.state.actors import ActorEvent, ActorState
 from actorlite.wire.code import CodeBlob
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import ActorPlace, CreateActor, Failed, Lease, Reply, encode
+from actorlite.wire.messages import ActorPlace, Conduct, CreateActor, Failed, Lease, Reply, encode
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
@@ -58,6 +58,7 @@ class CreationOut(Outbound):
             options.name or "",
             slots,
             actor_request(options.num_cpus).lifetime.units_of(CPU),
+            _conduct(self.link, options),
         )
         self.peer = peer
         peer.call(self.number, self, encode(message), *parts)
@@ -87,6 +88,15 @@ class CreationOut(Outbound):
         self.end(None)
 
 
+def _conduct(link: Link, options: ActorOptions) -> Conduct | None:
+    """How the actor takes calls; None for the plain way."""
+    definition, limits = link.definition, link.limits
+    groups, reentrant = options.concurrency_groups, options.reentrant
+    if not (groups or reentrant or definition.has_readonly or limits):
+        return None
+    return Conduct(tuple(groups.items()), reentrant, definition.has_readonly, limits or None)
+
+
 class ActorLease(NamedTuple):
     number: int
     exclusive: bool
@@ -111,7 +121,7 @@ class ActorMaker:
         blob = runtime.code.blob_of(definition)
         encoded, dependencies = encode_arguments(args, kwargs)
         number = next(runtime.hub.numbers)
-        link = Link(runtime, actor_id(runtime.process, number), definition, "", options.max_pending_calls)
+        link = Link(runtime, actor_id(runtime.process, number), definition, "", options.limits)
         creation = CreationOut(runtime, number, f"{definition.name}.__init__", None, encoded, dependencies, None)
         creation.link = link
         creation.options = options

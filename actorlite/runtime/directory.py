@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from actorlite.definitions import ActorDefinition
@@ -11,11 +11,13 @@ from actorlite.errors import ActorDiedError, ActorliteError, Outcome
 from actorlite.ids import ActorId, ProcessId, owner_of
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link
+from actorlite.runtime.held import HeldBack
 from actorlite.state.actors import ActorEvent, ActorState
 from actorlite.wire.messages import (
     ActorPlace,
     KillActor,
     ResolveActor,
+    Room,
     StopActor,
     Yes,
 )
@@ -30,22 +32,32 @@ class ActorDirectory:
         self.created: dict[ActorId, Link] = {}
         self._held: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self._finding: set[ActorId] = set()
+        self.held_back: dict[ActorId, HeldBack] = {}
+        """Those whose mailbox is full, and that keep calls until there is room."""
         self._losses: dict[ProcessId, asyncio.Task[None]] = {}
 
     # --- handles of other processes
 
-    def export_link(self, link: Link) -> tuple[ActorId, str]:
-        return link.id, link.owner_address or self.runtime.hub.identity.address
+    def export_link(self, link: Link) -> tuple[Any, ...]:
+        return link.id, link.owner_address or self.runtime.hub.identity.address, *link.limits
 
-    def import_link(self, identifier: ActorId, owner_address: str, definition: ActorDefinition) -> Link:
+    def import_link(
+        self, identifier: ActorId, owner_address: str, definition: ActorDefinition, limits: tuple[Any, ...]
+    ) -> Link:
         """The link for a handle that came in a message. From any thread."""
         link = self.created.get(identifier) or self._held.get(identifier)
         if link is None:
-            link = Link(self.runtime, identifier, definition, owner_address, definition.options.max_pending_calls)
+            link = Link(self.runtime, identifier, definition, owner_address, limits)
             if owner_of(identifier) == self.runtime.process:
                 link.happened(ActorEvent.LOST, "it ended before this handle came back to its creator")
             link = self._held.setdefault(identifier, link)
         return link
+
+    def room(self, message: Room) -> None:
+        """Handler: a full mailbox has places again."""
+        held = self.held_back.get(message.target)
+        if held is not None and held.link.peer is not None:
+            held.room(held.link.peer, message.calls, message.bytes)
 
     def find(self, link: Link) -> None:
         """Learn where the actor lives, and connect. On the loop."""

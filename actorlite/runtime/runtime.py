@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from actorlite.definitions import ActorDefinition, FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
-from actorlite.ids import ActorId, ObjectId, ProcessId
+from actorlite.ids import ObjectId, ProcessId
 from actorlite.options import ActorOptions, TaskOptions
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.hub import Hub
@@ -24,7 +24,6 @@ from actorlite.runtime.exports import Exports
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.streams import OwnStream, Streams
 from actorlite.runtime.tasks import TaskSubmitter
-from actorlite.state.actors import ActorState
 from actorlite.streams import ObjectRefStream, StreamSource
 from actorlite.wire.messages import (
     Borrow,
@@ -36,6 +35,7 @@ from actorlite.wire.messages import (
     Reclaim,
     Release,
     ResolveActor,
+    Room,
     StreamClose,
     StreamNext,
     Taken,
@@ -67,8 +67,8 @@ class ProcessRuntime:
         """Why nothing can be submitted any more; empty while all is well."""
         self.shut_down: Callable[[], Awaitable[None]] | None = None
         """Shuts the driver's session down; None in a worker."""
-        self.room: dict[ActorId, list[asyncio.Future[None]]] = {}
-        """Callers that wait below `max_pending_calls`."""
+        self.posting = threading.Lock()
+        """Guards `Quota.posted`."""
         self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.exports = Exports(hub)
@@ -91,6 +91,7 @@ class ProcessRuntime:
                 StreamNext: self.streams.next,
                 StreamClose: self.streams.close,
                 Reclaim: lambda peer, message, parts: self.reclaim(),
+                Room: lambda peer, message, parts: self.directory.room(message),
                 Ending: lambda peer, message, parts: self.node_ending(message.reason),
             }
         )
@@ -164,6 +165,11 @@ class ProcessRuntime:
     def import_stream(self, anchor: ObjectRef[Any], completed: ObjectRef[None], name: str) -> StreamSource:
         return self.streams.find(anchor, completed, name)
 
+    async def submit_in_turn(
+        self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Any:
+        return await self.tasks.submit_in_turn(definition, args, kwargs, options)
+
     async def run_elsewhere(self, result: Any) -> Any:
         """A structured call that is made of references: from another loop, or with several results."""
         refs = result if isinstance(result, list) else [result] if result is not None else []
@@ -200,33 +206,8 @@ class ProcessRuntime:
         return self.directory.export_link(link)
 
     def import_actor(self, data: tuple[Any, ...], definition: ActorDefinition) -> Link:
-        identifier, owner_address = data
-        return self.directory.import_link(identifier, owner_address, definition)
-
-    async def room_on(self, link: Link) -> None:
-        """Wait until a call on the actor has been answered."""
-        await self.on_own_loop(self._room_on(link))
-
-    async def _room_on(self, link: Link) -> None:
-        future: asyncio.Future[None] = self.loop.create_future()
-        self.room.setdefault(link.id, []).append(future)
-        try:
-            if link.is_full:
-                await future
-        finally:
-            waiting = self.room.get(link.id, [])
-            if future in waiting:
-                waiting.remove(future)
-            if not waiting:
-                self.room.pop(link.id, None)
-
-    def make_room(self, link: Link) -> None:
-        """Wake the next one who waits for room; all, when the actor is dead."""
-        for future in self.room.get(link.id, ()):
-            if not future.done():
-                future.set_result(None)
-                if link.life is not ActorState.DEAD:
-                    return
+        identifier, owner_address, *limits = data
+        return self.directory.import_link(identifier, owner_address, definition, tuple(limits))
 
     # --- objects
 

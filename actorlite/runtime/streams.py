@@ -12,7 +12,7 @@ import asyncio
 import concurrent.futures
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,12 @@ from actorlite.errors import (
     Outcome,
     OwnerDiedError,
     ProtocolError,
+    SessionClosedError,
     TaskCancelledError,
 )
 from actorlite.ids import ObjectId, ProcessId, owner_of
 from actorlite.options import STREAM_WINDOW, STREAM_WINDOW_BYTES, MethodOptions, TaskOptions
-from actorlite.refs import Failure, ObjectRef
+from actorlite.refs import Failure, ObjectRef, block_on
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack
 from actorlite.state.streams import ReceiveWindow
@@ -125,7 +126,7 @@ class Intake:
             scope.enter_wait()
         try:
             self.runtime.loop.call_soon_threadsafe(self.wait_with, partial(_settle, future))
-            future.result()
+            block_on(future, None)
         finally:
             self._reading = False
             if scope is not None:
@@ -433,6 +434,10 @@ class Streams:
             raise ObjectLostError(f"the stream of {name}() came back to its owner after it was closed")
         return stream
 
+    def begin_later(self, call: Outbound, in_turn: Coroutine[Any, Any, None]) -> None:
+        """There is no room for the call of a structured stream yet: `in_turn` waits for it."""
+        self._runtime.spawn(in_turn).add_done_callback(partial(_begun, call))
+
     def forget(self, stream: OwnStream) -> None:
         for key in [key for key, each in self.lent.items() if each is stream]:
             del self.lent[key]
@@ -485,6 +490,16 @@ class Streams:
 
     def __repr__(self) -> str:
         return f"<Streams lent={len(self.lent)}>"
+
+
+def _begun(call: Outbound, beginning: asyncio.Task[None]) -> None:
+    """Nobody awaits it: what it raised is the outcome of the call."""
+    error = None if beginning.cancelled() else beginning.exception()
+    if isinstance(error, ActorliteError):
+        call.end(Failure(partial(type(error), str(error), outcome=error.outcome)))
+    elif error is not None or beginning.cancelled():
+        text = f"{call.name}() waited for room, and was given up: {error or 'the session ends'}"
+        call.end(Failure(partial(SessionClosedError, text)))
 
 
 def window_of(options: TaskOptions | MethodOptions) -> ReceiveWindow:

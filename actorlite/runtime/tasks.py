@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,16 @@ from msgspec import structs
 from actorlite.context import current_call
 from actorlite.deadlines import time_left
 from actorlite.definitions import FunctionDefinition
-from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome, WorkerCrashedError
+from actorlite.errors import (
+    ActorliteError,
+    ConnectionLost,
+    NodeDiedError,
+    Outcome,
+    PendingCallsLimitExceeded,
+    WorkerCrashedError,
+)
 from actorlite.ids import ProcessId
-from actorlite.options import TaskOptions
+from actorlite.options import MAX_PENDING_BYTES, MAX_PENDING_CALLS, STREAMING, TaskOptions
 from actorlite.refs import Failure
 from actorlite.resources import to_units
 from actorlite.rpc.peer import Peer
@@ -29,8 +37,11 @@ from actorlite.runtime.calls import (
     make_sink,
     take_item,
 )
+from actorlite.runtime.room import RoomQuota, open_wide, size_of, take_turn, wake
 from actorlite.runtime.streams import OwnStream, streaming, window_of
+from actorlite.state.quota import UNLIMITED, Quota
 from actorlite.state.tasks import TaskPool
+from actorlite.streams import ObjectRefStream
 from actorlite.wire.messages import HANDED_BACK, ONE_CPU, STOPPED, Envelope, Lease, Rejected, TaskCall, encode
 
 if TYPE_CHECKING:
@@ -53,7 +64,7 @@ MAX_CONNECT_FAILURES = 5
 class TaskOut(Outbound):
     """One task on its way, through as many attempts as it has."""
 
-    __slots__ = ("blob", "retries", "group", "lease", "forced")
+    __slots__ = ("blob", "retries", "group", "lease", "forced", "queued")
 
     blob: CodeBlob
     retries: int
@@ -61,6 +72,8 @@ class TaskOut(Outbound):
     lease: int
     forced: bool
     """Whether its worker process shall end with it."""
+    queued: bool
+    """Whether it waits in the queue of its group."""
 
     def arguments_ready(self) -> None:
         failure = self.failed_dependency()
@@ -158,10 +171,12 @@ class LeaseGroup:
     # --- events
 
     def submit(self, call: TaskOut) -> None:
+        call.queued = True
         self.pool.submit(call)
         self.pump()
 
     def submit_again(self, call: TaskOut) -> None:
+        call.queued = True
         self.pool.submit_again(call)
         self.pump()
 
@@ -173,6 +188,7 @@ class LeaseGroup:
             self._timer = self.runtime.loop.call_later(LINGER_S, self._linger_over)
 
     def handed_back(self, lease: int, call: TaskOut) -> None:
+        call.queued = True
         self.pool.handed_back(lease, call)
         self.pump()
 
@@ -195,7 +211,9 @@ class LeaseGroup:
         self.runtime.node.return_lease(lease, reuse=False)
 
     def withdraw(self, call: TaskOut) -> None:
-        self.pool.withdraw(call)
+        if call.queued:
+            call.queued = False
+            self.pool.withdraw(call)
         self.pump()
 
     def reclaim(self) -> None:
@@ -221,8 +239,8 @@ class LeaseGroup:
 
     def fail_all(self, kind: Callable[..., BaseException], text: str) -> None:
         """Nothing that waits here will run; some of it may have, in an attempt before."""
-        while self.pool.queue:
-            call = self.pool.queue.popleft()
+        for call in self.pool.drain():
+            call.queued = False
             outcome = Outcome.UNKNOWN if call.may_have_run else Outcome.NOT_EXECUTED
             call.end(Failure(partial(kind, text, outcome=outcome)))
 
@@ -233,6 +251,7 @@ class LeaseGroup:
 
     def _send(self, lease: int, call: TaskOut) -> None:
         peer = self.peers.get(lease)
+        call.queued = False
         call.lease = lease
         call.peer = peer
         try:
@@ -303,6 +322,8 @@ class TaskSubmitter:
     def __init__(self, runtime: ProcessRuntime) -> None:
         self._runtime = runtime
         self._groups: dict[int, LeaseGroup] = {}
+        self.quota: RoomQuota = Quota(MAX_PENDING_CALLS, MAX_PENDING_BYTES)
+        """Tasks of this process that have not ended."""
 
     def submit(
         self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
@@ -310,10 +331,22 @@ class TaskSubmitter:
         """References at once. From any thread."""
         runtime = self._runtime
         runtime.check_open()
-        number, result, sink = make_sink(runtime, options.num_returns)
-        call = self._make(number, sink, definition, args, kwargs, options, structured=False)
-        bind_call(sink, call)
-        runtime.post(self._begin, call)
+        call, result = self._make(definition, args, kwargs, options)
+        self._begin_if_room(call)
+        return result
+
+    async def submit_in_turn(
+        self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Any:
+        """`submit` that waits for room."""
+        self._runtime.check_open()
+        result: Any
+        if definition.kind.streams and options.num_returns in (1, STREAMING):
+            stream, call = self._make_stream(definition, args, kwargs, options, structured=False)
+            result = ObjectRefStream.begin(stream)
+        else:
+            call, result = self._make(definition, args, kwargs, options)
+        await self._runtime.on_own_loop(self._take_turn_and_begin(call))
         return result
 
     async def run(
@@ -321,13 +354,18 @@ class TaskSubmitter:
     ) -> Any:
         """Structured call: the value; cancelling the awaiting task cancels the work."""
         runtime = self._runtime
-        if not runtime.in_loop() or options.num_returns != 1:
-            return await runtime.run_elsewhere(self.submit(definition, args, kwargs, options))
         runtime.check_open()
+        if not runtime.in_loop() or options.num_returns != 1:
+            call, refs = self._make(definition, args, kwargs, options, structured=True)
+            try:
+                await runtime.on_own_loop(self._take_turn_and_begin(call))
+            except asyncio.CancelledError:
+                runtime.post(call.abandon)
+                raise
+            return await runtime.run_elsewhere(refs)
         result = StructuredResult(runtime.loop)
-        number = next(runtime.hub.numbers)
-        call = self._make(number, result, definition, args, kwargs, options, structured=True)
-        self._begin(call)
+        call, _ = self._make(definition, args, kwargs, options, structured=True, sink=result)
+        await self._take_turn_and_begin(call)
         return await await_structured(runtime, result, call)
 
     def open_stream(
@@ -339,16 +377,80 @@ class TaskSubmitter:
         *,
         structured: bool,
     ) -> OwnStream:
-        """Call a generator. From any thread."""
+        """Call a generator. From any thread. Without room it raises, or waits when structured."""
+        stream, call = self._make_stream(definition, args, kwargs, options, structured=structured)
+        if structured:
+            self._runtime.post(self._begin_stream, call)
+        else:
+            self._begin_if_room(call)
+        return stream
+
+    def _make_stream(
+        self,
+        definition: FunctionDefinition,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        *,
+        structured: bool,
+    ) -> tuple[OwnStream, TaskOut]:
         runtime = self._runtime
         runtime.check_open()
         window = window_of(options)
         stream = OwnStream(runtime, next(runtime.hub.numbers), definition.name, window)
-        call = self._make(stream.number, stream, definition, args, kwargs, options, structured=structured)
+        once = replace(options, num_returns=1)
+        call, _ = self._make(definition, args, kwargs, once, structured=structured, sink=stream)
         call.envelope = streaming(call.envelope, window)
         stream.call = call
-        runtime.post(self._begin, call)
-        return stream
+        return stream, call
+
+    def _begin_if_room(self, call: TaskOut) -> None:
+        """From any thread. Raises `PendingCallsLimitExceeded`."""
+        quota, here = self.quota, self._runtime.in_loop()
+        with self._runtime.posting:
+            if not quota.fits(call.size):
+                raise PendingCallsLimitExceeded(
+                    f"this process already has {quota.calls} pending tasks ({quota.bytes} bytes of arguments): await "
+                    f"some first, or write `await {call.name}.submit(...)`, which waits for room"
+                )
+            if not here:
+                quota.posted += 1
+        bind_call(call.sink, call)
+        if here:
+            quota.take(call.size)
+            call.quota = quota
+            self._begin(call)
+        else:
+            self._runtime.post(self._begin_posted, call)
+
+    def _begin_stream(self, call: TaskOut) -> None:
+        if self.quota.fits(call.size):
+            self.quota.take(call.size)
+            call.quota = self.quota
+            self._begin(call)
+        else:
+            self._runtime.streams.begin_later(call, self._take_turn_and_begin(call))
+
+    async def _take_turn_and_begin(self, call: TaskOut) -> None:
+        timeout_s = call.envelope.budget_s if call.envelope is not None else None
+        left = await take_turn(self._runtime, self.quota, call.size, timeout_s, f"{call.name}()")
+        call.quota = self.quota
+        if call.ended:  # given up meanwhile
+            self.quota.give(call.size)
+            wake(self.quota)
+            return
+        if left != timeout_s and call.envelope is not None:
+            call.envelope = structs.replace(call.envelope, budget_s=left)
+        if type(call.sink) is not StructuredResult:
+            bind_call(call.sink, call)
+        self._begin(call)
+
+    def _begin_posted(self, call: TaskOut) -> None:
+        with self._runtime.posting:
+            self.quota.posted -= 1
+        self.quota.take(call.size)
+        call.quota = self.quota
+        self._begin(call)
 
     def reclaim(self) -> None:
         """Give back leases without work."""
@@ -359,6 +461,7 @@ class TaskSubmitter:
         """Nothing that waits for a worker will run."""
         for group in self._groups.values():
             group.fail_all(kind, text)
+        open_wide(self.quota, UNLIMITED)
 
     def close(self) -> None:
         for group in self._groups.values():
@@ -366,15 +469,15 @@ class TaskSubmitter:
 
     def _make(
         self,
-        number: int,
-        sink: Any,
         definition: FunctionDefinition,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         options: TaskOptions,
         *,
-        structured: bool,
-    ) -> TaskOut:
+        structured: bool = False,
+        sink: StructuredResult | OwnStream | None = None,
+    ) -> tuple[TaskOut, Any]:
+        """The call, and the references to its results unless it has a sink."""
         runtime = self._runtime
         blob = runtime.code.blob_of(definition)
         encoded, dependencies = encode_arguments(args, kwargs)
@@ -387,13 +490,21 @@ class TaskSubmitter:
             name=options.name or "",
             units=units,
         )
-        call = TaskOut(runtime, number, options.name or definition.name, sink, encoded, dependencies, envelope)
+        where: Any = sink
+        result: Any = None
+        if sink is None:
+            number, result, where = make_sink(runtime, options.num_returns)
+        else:
+            number = sink.number if isinstance(sink, OwnStream) else next(runtime.hub.numbers)
+        call = TaskOut(runtime, number, options.name or definition.name, where, encoded, dependencies, envelope)
         call.blob = blob
         call.retries = options.max_retries
         call.lease = 0
         call.forced = False
+        call.queued = False
         call.group = self._group(units)
-        return call
+        call.size = size_of(encoded)
+        return call, result
 
     def _group(self, units: int) -> LeaseGroup:
         group = self._groups.get(units)

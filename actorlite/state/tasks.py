@@ -40,6 +40,9 @@ class TaskPool(Generic[T]):
     def __init__(self, max_requests: int) -> None:
         self.max_requests = max_requests
         self.queue: deque[T] = deque()
+        """Its first task waits; those of `_gone` behind it do not."""
+        self._gone: set[T] = set()
+        """Tasks in the queue that were withdrawn."""
         self.leases: dict[int, LeasedWorker[T]] = {}
         self.requested = 0
         self.depth = 1
@@ -58,6 +61,7 @@ class TaskPool(Generic[T]):
             if len(worker.in_flight) >= self.depth:
                 return
             task = self.queue.popleft()
+            self._skip_gone()
             if not worker.in_flight:
                 worker.since = now
             worker.in_flight[task] = None
@@ -65,7 +69,7 @@ class TaskPool(Generic[T]):
 
     def requests_wanted(self) -> int:
         """How many more workers to ask for now; negative: how many of the requests are no longer needed."""
-        return min(len(self.queue), self.max_requests) - self.requested
+        return min(self.waiting, self.max_requests) - self.requested
 
     def granted(self, lease: int, now: float) -> None:
         self.leases[lease] = LeasedWorker(lease, now)
@@ -107,16 +111,31 @@ class TaskPool(Generic[T]):
             del self.leases[lease]
         return found
 
-    def withdraw(self, task: T) -> bool:
-        """Take a task out that has not been assigned."""
-        try:
-            self.queue.remove(task)
-        except ValueError:
-            return False
-        return True
+    def withdraw(self, task: T) -> None:
+        """Take a waiting task out: forgotten when its turn comes, or when there are many such."""
+        self._gone.add(task)
+        if 2 * len(self._gone) >= len(self.queue):
+            self.queue = deque([each for each in self.queue if each not in self._gone])
+            self._gone.clear()
+        self._skip_gone()
+
+    def drain(self) -> list[T]:
+        """All waiting tasks, in order; none waits any more."""
+        waiting = [each for each in self.queue if each not in self._gone]
+        self.queue.clear()
+        self._gone.clear()
+        return waiting
+
+    def _skip_gone(self) -> None:
+        while self._gone and self.queue and self.queue[0] in self._gone:
+            self._gone.discard(self.queue.popleft())
+
+    @property
+    def waiting(self) -> int:
+        return len(self.queue) - len(self._gone)
 
     def __repr__(self) -> str:
-        return f"<TaskPool queue={len(self.queue)} leases={len(self.leases)} asked={self.requested} depth={self.depth}>"
+        return f"<TaskPool queue={self.waiting} leases={len(self.leases)} asked={self.requested} depth={self.depth}>"
 
 
 def _load(worker: LeasedWorker[T]) -> int:

@@ -88,7 +88,10 @@ class Hop(_Message, frozen=True):
     """One call of a chain of structured calls."""
 
     target: str
+    """The actor; empty for a task."""
     call: ObjectId
+    name: str = ""
+    """`Counter.incr`, or the task's name: for people."""
 
 
 class Envelope(_Message, frozen=True):
@@ -113,6 +116,9 @@ class Envelope(_Message, frozen=True):
     """Above 0: the answer is a stream, of which so many items may be under way or not yet taken."""
     window_bytes: int = 0
     """Bytes of such items from which on the producer waits; 0 is without a bound."""
+    group: str = ""
+    """The concurrency group; empty for the default one."""
+    readonly: bool = False
 
 
 MAX_CHAIN = 64
@@ -156,6 +162,18 @@ class ActorCall(_Message, tag=12, frozen=True):
     slots: tuple[Slot, ...] = ()
 
 
+class Conduct(_Message, frozen=True):
+    """How an actor takes calls, where that is not the plain way."""
+
+    groups: tuple[tuple[str, int], ...] = ()
+    """Concurrency groups beside the default one, with their limits."""
+    reentrant: bool = False
+    readonly: bool = False
+    """Whether the class has methods that only read."""
+    limits: tuple[int, int, int, str] | None = None
+    """What travels with its handles: `max_pending_calls`, and calls, bytes and policy of the mailbox."""
+
+
 class CreateActor(_Message, tag=13, frozen=True):
     """Make the actor `target` from the class `code`; answered by `Reply` when `on_start` is through."""
 
@@ -169,6 +187,7 @@ class CreateActor(_Message, tag=13, frozen=True):
     slots: tuple[Slot, ...] = ()
     units: int = 0
     """The CPU that the actor holds while it lives."""
+    conduct: Conduct | None = None
 
 
 class Reply(_Message, tag=20, frozen=True):
@@ -212,7 +231,16 @@ STOPPED = "stopped"
 """The exception: it was cancelled while it ran, so it has run in part."""
 STREAM_ENDED = "stream ended"
 """The answer to `StreamNext` after the last item."""
-REJECTIONS = frozenset({HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST, STOPPED, STREAM_ENDED})
+MAILBOX_FULL = "mailbox full"
+"""And that is an error."""
+HELD = "held"
+"""The mailbox is full: the caller keeps the call and those behind it, says `CallerWaits`, and gets `Room`."""
+CYCLE = "cycle"
+SHED = "shed"
+REJECTIONS = frozenset(
+    {HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST, STOPPED}
+    | {STREAM_ENDED, MAILBOX_FULL, HELD, CYCLE, SHED}
+)
 
 
 class Cancel(_Message, tag=24, frozen=True):
@@ -250,6 +278,24 @@ class Taken(_Message, tag=27, frozen=True):
     """
 
     id: int
+
+
+class CallerWaits(_Message, tag=50, frozen=True):
+    """The sender keeps calls for the actor until it is given `Room` (`more`), or goes on as if nothing had been.
+
+    No call that was sent before this is still on its way, so none can overtake those that are sent again.
+    """
+
+    target: ActorId
+    more: bool
+
+
+class Room(_Message, tag=51, frozen=True):
+    """The mailbox of `target` has places for so many calls of the receiver. Answered by `CallerWaits` behind them."""
+
+    target: ActorId
+    calls: int
+    bytes: int
 
 
 # --- references -----------------------------------------------------------------------------------------------
@@ -497,6 +543,8 @@ Message = (
     | StreamItem
     | Credit
     | Taken
+    | CallerWaits
+    | Room
     | Borrow
     | Release
     | Fetch

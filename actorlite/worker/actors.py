@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from actorlite.errors import ActorDiedError, Outcome
 from actorlite.ids import ActorId
 from actorlite.rpc.peer import Peer
-from actorlite.state.mailbox import Mailbox
 from actorlite.wire.messages import ACTOR_DIED, NO_SUCH_ACTOR, CreateActor, Rejected, StopActor, Yes, encode
 from actorlite.worker.constructors import Constructors
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall
-from actorlite.worker.scope import HostedActor
+from actorlite.worker.scope import PLAIN, HostedActor, Manner
 from actorlite.worker.turns import Turns
 
 if TYPE_CHECKING:
@@ -45,16 +44,13 @@ class ActorShelf:
                 executor = self._shared_executor = ThreadExecutor(SHARED_THREADS, "actorlite-shared")
         else:
             executor = ThreadExecutor(message.max_concurrency, f"actorlite-{message.name or 'actor'}")
-        # Only a single thread keeps calls in order by itself.
-        chain = not message.shared and message.max_concurrency == 1
-        mailbox: Mailbox[InboundCall] = Mailbox(message.max_concurrency, chain=chain)
-        actor = HostedActor(message.target, mailbox, executor, peer, message.name)
+        manner = Manner(message.conduct, message.name or "actor") if message.conduct is not None else PLAIN
+        # The constructor has the mailbox to itself, whatever the limit is.
+        actor = HostedActor(message.target, manner.inbox(message), executor, peer, message.name, manner)
         actor.units = message.units
         self._actors[actor.id] = actor
         call = InboundCall(self._worker, peer, message, parts, actor, "__init__")
         peer.inbound[call.id] = call
-        # The constructor has the mailbox to itself, whatever the limit is.
-        mailbox.limit = 1
         self.turns.note_constructor(actor, call)
         self._constructors.start(call)
 
@@ -90,7 +86,7 @@ class ActorShelf:
     def _open(self, call: InboundCall, answer: Answer) -> None:
         actor = call.actor
         assert actor is not None
-        actor.mailbox.limit = max(1, call.message.max_concurrency)
+        actor.mailbox.open(max(1, call.message.max_concurrency))
         self.turns.done(call, answer)
 
     def _failed_to_start(self, call: InboundCall, answer: Answer) -> None:
@@ -107,6 +103,7 @@ class ActorShelf:
         for actor in [each for each in self._actors.values() if each.creator is peer]:
             del self._actors[actor.id]
             self._forget(actor, "its creator is gone")
+        self.turns.admission.peer_lost(peer)
 
     def _reject_waiting(self, actor: HostedActor, text: str) -> None:
         for call in actor.mailbox.withdraw(lambda each: True):
@@ -119,15 +116,19 @@ class ActorShelf:
             if call.name != "__init__":
                 what = f"{actor.class_name}.{call.name}() was under way"
                 call.interrupt(ActorDiedError(f"{what}: {text}", outcome=Outcome.UNKNOWN))
+        self.turns.admission.forget(actor)
+        self._close_threads(actor)
+
+    def _close_threads(self, actor: HostedActor) -> None:
         if actor.executor is not self._shared_executor:
             actor.executor.close()
+        actor.manner.close()
 
     def close(self) -> None:
         for call in self.turns.take_all_started():
             call.worker_ends()
         for actor in self._actors.values():
-            if actor.executor is not self._shared_executor:
-                actor.executor.close()
+            self._close_threads(actor)
         self._actors.clear()
         if self._shared_executor is not None:
             self._shared_executor.close()

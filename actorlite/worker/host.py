@@ -21,6 +21,7 @@ from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.wire.messages import (
     ActorCall,
+    CallerWaits,
     Cancel,
     CreateActor,
     Identity,
@@ -80,6 +81,7 @@ class Worker:
             {
                 TaskCall: self.tasks.arrived,
                 ActorCall: self.actors.arrived,
+                CallerWaits: self.actors.turns.admission.caller_waits,
                 CreateActor: self.actors.create,
                 Cancel: self._cancel,
             }

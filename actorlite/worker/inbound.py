@@ -34,6 +34,9 @@ from actorlite.worker.scope import HostedActor, RunningCall
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
 
+CHAINABLE_BYTES = 64 * 1024
+"""Larger calls wait in the mailbox, where their bytes are counted, not in the thread where they run."""
+
 Answer = tuple[Sequence[Buffer], Sequence[object]]
 """The parts of the reply message, and the references inside it."""
 
@@ -88,15 +91,18 @@ class InboundCall(RunningCall):
 
     @property
     def chainable(self) -> bool:
-        """Plain code without arguments to fetch: it may be queued in the thread where it runs."""
+        """Plain code without arguments to fetch: it may be queued in the thread where it runs. Not what came through
+        the actor: behind the call that waits for it, it would never run."""
         actor = self.actor
         if actor is None:
             return not self.message.slots and self.worker.tasks.functions.kind(self.message.code) is False
         return (
             actor.instance is not None
             and not self.message.slots
+            and self.size <= CHAINABLE_BYTES
             and self.name != "__init__"
             and self.worker.actors.turns.kind(actor, self.name) is False
+            and (self.message.envelope is None or not self.through)
         )
 
     def may_answer_at_once(self, answer: Answer) -> bool:
@@ -106,10 +112,22 @@ class InboundCall(RunningCall):
         return not answer[1] and not message.args.refs and not message.slots and self.name != "__init__"
 
     @property
+    def size(self) -> int:  # type: ignore[override]
+        parts = self.parts
+        return len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+
+    @property
+    def readonly(self) -> bool:  # type: ignore[override]
+        envelope = self.envelope
+        return envelope is not None and envelope.readonly
+
+    @property
     def others_wait(self) -> bool:
         """Whether a call waits for the end of this one."""
-        mailbox = self.actor.mailbox if self.actor is not None else self.worker.tasks.mailbox
-        return bool(mailbox.waiting)
+        actor = self.actor
+        if actor is None:
+            return bool(self.worker.tasks.mailbox.waiting)
+        return bool(actor.watched or actor.mailbox.waiting)
 
     def blocks_on(self, future: concurrent.futures.Future[Any]) -> None:
         interrupts.block(self, future)

@@ -11,23 +11,81 @@ from typing import TYPE_CHECKING, Any
 from actorlite.context import CallInfo
 from actorlite.errors import ActorDiedError, Outcome, TaskCancelledError
 from actorlite.ids import ActorId, ObjectId
+from actorlite.options import DEFAULT_MAILBOX, Mailbox
 from actorlite.resources import CPU, from_units
 from actorlite.rpc.peer import Peer
+from actorlite.state.crowd import Crowd
+from actorlite.state.lanes import READS_AT_ONCE, Lanes
+from actorlite.state.mailbox import CHAIN_DEPTH
+from actorlite.state.mailbox import Mailbox as Inbox
+from actorlite.state.pace import Pace
 from actorlite.wire.failures import encode_failure
-from actorlite.wire.messages import ONE_CPU, Envelope
+from actorlite.wire.messages import MAX_CHAIN, ONE_CPU, Conduct, CreateActor, Envelope
+from actorlite.worker.executor import ThreadExecutor
 
 if TYPE_CHECKING:
-    from actorlite.state.mailbox import Mailbox
-    from actorlite.worker.executor import ThreadExecutor
     from actorlite.worker.host import Worker
+
+
+class Manner:
+    """How an actor takes calls. Plain actors share one."""
+
+    __slots__ = ("box", "limits", "reentrant", "is_special", "executors", "aside", "pace", "is_watched")
+
+    def __init__(self, conduct: Conduct | None = None, name: str = "") -> None:
+        conduct = conduct or Conduct()
+        self.box = Mailbox(*conduct.limits[1:]) if conduct.limits else DEFAULT_MAILBOX  # type: ignore[arg-type]
+        self.limits: tuple[Any, ...] = conduct.limits or ()
+        self.reentrant = conduct.reentrant
+        self.is_special = bool(conduct.groups or conduct.reentrant or conduct.readonly)
+        """Whether its mailbox has lanes."""
+        self.executors = {group: ThreadExecutor(size, f"actorlite-{name}-{group}") for group, size in conduct.groups}
+        """Of the plain methods of each group."""
+        self.aside = ThreadExecutor(READS_AT_ONCE + MAX_CHAIN, f"actorlite-{name}-aside") if self.is_special else None
+        """Of the plain methods that run beside others in their group."""
+        self.pace = Pace() if self.box.when_full == "shed" else None
+        self.is_watched = self.is_special or self.pace is not None
+
+    def inbox(self, message: CreateActor) -> Inbox[Any] | Lanes[Any]:
+        """Closed to all but the constructor."""
+        conduct = message.conduct
+        if conduct is not None and self.is_special:
+            return Lanes(dict(conduct.groups), reentrant=conduct.reentrant)
+        # Only a single thread keeps calls in order by itself; and what is queued there cannot be dropped any more.
+        chain = not message.shared and message.max_concurrency == 1
+        return Inbox(1, chain=chain and self.box.calls >= CHAIN_DEPTH and self.box.when_full in ("wait", "raise"))
+
+    def executor_for(self, call: RunningCall, default: ThreadExecutor) -> ThreadExecutor:
+        if self.aside is not None and (call.readonly or self.reentrant and call.through):
+            return self.aside
+        return self.executors.get(call.group, default)
+
+    def close(self) -> None:
+        for executor in self.executors.values():
+            executor.close()
+        if self.aside is not None:
+            self.aside.close()
+
+
+PLAIN = Manner()
 
 
 class HostedActor:
     """One actor here. Slim: a worker may host a hundred thousand."""
 
-    __slots__ = ("id", "instance", "mailbox", "executor", "creator", "cls", "name", "units")
+    __slots__ = (
+        "id", "instance", "mailbox", "executor", "creator", "cls", "name", "units", "manner", "crowd", "watched",
+    )  # fmt: skip
 
-    def __init__(self, id: ActorId, mailbox: Mailbox[Any], executor: ThreadExecutor, creator: Peer, name: str) -> None:
+    def __init__(
+        self,
+        id: ActorId,
+        mailbox: Inbox[Any] | Lanes[Any],
+        executor: ThreadExecutor,
+        creator: Peer,
+        name: str,
+        manner: Manner = PLAIN,
+    ) -> None:
         self.id = id
         self.instance: Any = None
         """None until the constructor has returned."""
@@ -38,6 +96,11 @@ class HostedActor:
         self.name = name
         self.units = 0
         """The CPU that it holds while it lives."""
+        self.manner = manner
+        self.crowd: Crowd[Peer] | None = None
+        """Its callers, while its mailbox is full."""
+        self.watched = manner.is_watched
+        """Whether anything beside the mailbox must hear of its calls."""
 
     @property
     def class_name(self) -> str:
@@ -70,6 +133,25 @@ class RunningCall(ABC):
             return self.actor.units
         envelope = self.envelope
         return envelope.units if envelope is not None else ONE_CPU
+
+    size = 0
+    """Bytes that it holds while it waits."""
+    readonly = False
+
+    @property
+    def group(self) -> str:
+        envelope = self.envelope
+        return envelope.group if envelope is not None else ""
+
+    @property
+    def key(self) -> ObjectId:
+        return self.task_id
+
+    @property
+    def through(self) -> list[ObjectId]:
+        """The calls of its own actor that it came through."""
+        chain, actor = self.chain, self.actor
+        return [hop.call for hop in chain if hop.target == actor.id] if chain and actor is not None else []
 
     @property
     @abstractmethod
@@ -109,10 +191,14 @@ class RunningCall(ABC):
         """The whole worker ends under the call."""
 
     @property
+    def function_name(self) -> str:
+        return f"{self.actor.class_name}.{self.name}" if self.actor is not None else self.name
+
+    @property
     def info(self) -> CallInfo:
         actor = self.actor
         envelope = self.envelope
-        function_name = f"{type(actor.instance).__name__}.{self.name}" if actor is not None else self.name
+        function_name = self.function_name
         return CallInfo(
             task_id=self.task_id,
             task_name=(envelope.name if envelope is not None else "") or function_name,
@@ -121,7 +207,7 @@ class RunningCall(ABC):
             actor_id=actor.id if actor is not None else None,
             actor_name=(actor.name or None) if actor is not None else None,
             actor_class=actor.cls if actor is not None else None,
-            actor_data=(actor.id, actor.creator.identity.address) if actor is not None else (),
+            actor_data=(actor.id, actor.creator.identity.address, *actor.manner.limits) if actor is not None else (),
             resources={CPU: from_units(self.units)} if self.units else {},
         )
 

@@ -63,13 +63,16 @@ class TaskLane:
 
     def withdraw(self, call: InboundCall) -> bool:
         """Cancel a task that has not started; False when it has."""
-        if self.mailbox.withdraw(lambda each: each is call):
-            self._worker.runner.deliver(call, call.cancellation())
-            return True
-        if call.task is None and call in self._started and call.claim():
-            self._done(call, call.cancellation())
-            return True
-        return False
+        if call in self._started:
+            if call.task is None and call.claim():
+                self._done(call, call.cancellation())
+                return True
+            return False
+        following = self.mailbox.remove(call)
+        self._worker.runner.deliver(call, call.cancellation())
+        for each in following:
+            self._start(each)
+        return True
 
     def end_with(self, call: InboundCall) -> None:
         """The owner wants the process to end with this running task: say so, and give back all others. The owner then

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import CallKind
 from actorlite.ids import ActorId
+from actorlite.worker.admission import Admission
 from actorlite.worker.functions import run_kind
 from actorlite.worker.inbound import Answer, InboundCall
 from actorlite.worker.scope import HostedActor, RunningCall
@@ -22,16 +24,22 @@ class Turns:
         self._worker = worker
         self._kinds: dict[tuple[type[Any], str], bool | CallKind] = {}
         self._started: dict[ActorId, set[RunningCall]] = {}
+        self.admission = Admission(worker)
 
     def offer(self, call: InboundCall) -> None:
         """Start the call, or let it wait in its actor's mailbox."""
         actor = call.actor
         assert actor is not None
-        started = actor.mailbox.offer(call)
+        started = not actor.watched and actor.mailbox.try_start(call)
+        if not started:
+            started = self.admission.admit(actor, call)
         # After the offer: a call that is answered from its thread looks for those that wait once it is noted here.
         self._worker.runner.collect_ended()
         if started:
-            self._start(call)
+            self.start(call)
+
+    def running(self, actor: HostedActor) -> Collection[RunningCall]:
+        return self._started.get(actor.id, ())
 
     def kind(self, actor: HostedActor, method: str) -> bool | CallKind:
         """True for a coroutine method, False for a plain one, else the kind of generator."""
@@ -48,7 +56,8 @@ class Turns:
         else:
             started.add(call)
 
-    def _start(self, call: InboundCall) -> None:
+    def start(self, call: InboundCall) -> None:
+        """Run a call that its mailbox counts as started."""
         actor = call.actor
         assert actor is not None
         self._note_start(actor, call)
@@ -64,12 +73,12 @@ class Turns:
         kind = self.kind(actor, call.name)
         if kind is True:
             runner.start_coroutine(call, getattr(actor.instance, call.name), self.done)
-        elif kind is False:
-            runner.start_plain(call, lambda: getattr(actor.instance, call.name), actor.executor, self.done)
+            return
+        executor = actor.manner.executor_for(call, actor.executor) if actor.watched else actor.executor
+        if kind is False:
+            runner.start_plain(call, lambda: getattr(actor.instance, call.name), executor, self.done)
         else:
-            self._worker.producers.start(
-                call, kind, lambda: getattr(actor.instance, call.name), actor.executor, self.done
-            )
+            self._worker.producers.start(call, kind, lambda: getattr(actor.instance, call.name), executor, self.done)
 
     async def _fetch_and_start(self, call: InboundCall) -> None:
         try:
@@ -95,7 +104,9 @@ class Turns:
             if not started:
                 del self._started[actor.id]
         for following in actor.mailbox.finished(call):
-            self._start(following)
+            self.start(following)
+        if actor.watched:
+            self.admission.ended(actor, call)
 
     def note_constructor(self, actor: HostedActor, call: InboundCall) -> None:
         """The constructor has the mailbox to itself until it is `done`."""
@@ -106,13 +117,20 @@ class Turns:
         """Cancel a call that has not started; False when it has."""
         actor = call.actor
         assert actor is not None
-        if actor.mailbox.withdraw(lambda each: each is call):
-            self._worker.runner.deliver(call, call.cancellation())
-            return True
-        if call.task is None and call.name != "__init__" and call in self._started.get(actor.id, ()) and call.claim():
-            self.done(call, call.cancellation())
-            return True
-        return False
+        if call in self._started.get(actor.id, ()):
+            if call.task is None and call.name != "__init__" and call.claim():
+                self.done(call, call.cancellation())
+                return True
+            return False
+        if self._worker.actors.find(actor.id) is not actor:
+            return False  # it is ending, and answers all that waits
+        following = actor.mailbox.remove(call)
+        self._worker.runner.deliver(call, call.cancellation())
+        for each in following:
+            self.start(each)
+        if actor.crowd is not None:
+            self.admission.ended(actor, call)
+        return True
 
     def take_started(self, identifier: ActorId) -> set[RunningCall]:
         """The calls that run now, of an actor that ends."""

@@ -45,6 +45,7 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 
 ALLOWED: dict[str, str] = {
+    "methods actorlite/worker/inbound.py:InboundCall": "what user code, mailbox and runner ask of a call: its message",
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",
     "methods actorlite/refs.py:ObjectRef": "a future's whole interface, which asyncio's combinators ask for, and ours",
 }

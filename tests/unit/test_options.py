@@ -8,7 +8,7 @@ import pytest
 from actorlite.options import NOT_YET, ActorOptions, MethodOptions, TaskOptions
 
 TASK_DEFAULTS = TaskOptions(num_cpus=None, max_retries=3, num_returns=1, name=None, timeout=None)
-ACTOR_DEFAULTS = ActorOptions(num_cpus=None, max_concurrency=1, max_pending_calls=-1, process="dedicated", name=None)
+ACTOR_DEFAULTS = ActorOptions(max_concurrency=1, max_pending_calls=1_000_000, process="dedicated")
 
 
 def test_defaults_are_ray_s() -> None:
@@ -148,11 +148,7 @@ SOMETHING: dict[str, tuple[Any, object]] = {
     "lifetime": (ActorOptions, "detached"),
     "namespace": (ActorOptions, "other"),
     "get_if_exists": (ActorOptions, True),
-    "concurrency_groups": (ActorOptions, {"io": 2}),
-    "concurrency_group": (MethodOptions, "io"),
     "allow_out_of_order_execution": (ActorOptions, True),
-    "reentrant": (ActorOptions, True),
-    "mailbox": (ActorOptions, 100),
 }
 
 

@@ -29,6 +29,9 @@ class FakeRuntime:
         self.calls.append((definition, args, dict(kwargs), options))
         return len(self.calls)
 
+    async def submit_in_turn(self, definition: Any, args: Any, kwargs: Any, options: TaskOptions) -> Any:
+        return self.submit(definition, args, kwargs, options)
+
     async def run(self, definition: Any, args: Any, kwargs: Any, options: TaskOptions) -> Any:
         self.submit(definition, args, kwargs, options)
         return definition.function(*args, **kwargs)

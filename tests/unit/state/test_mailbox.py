@@ -8,13 +8,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actorlite.state.mailbox import Mailbox
+from actorlite.state.mailbox import CHAIN_DEPTH, Mailbox
 
 
 @dataclass(frozen=True)
 class Call:
     number: int
     chainable: bool = False
+    size: int = 10
+    through: tuple[str, ...] = ()
+    group: str = ""
+    readonly: bool = False
+
+    @property
+    def key(self) -> str:
+        return str(self.number)
 
 
 def calls(*kinds: bool) -> list[Call]:
@@ -81,6 +89,79 @@ def test_waiting_calls_are_withdrawn_in_order_and_running_ones_are_not():
     assert box.finished(every[0]) == [every[1]]
 
 
+def test_one_waiting_call_is_removed_wherever_it_is():
+    every = calls(*[False] * 6)
+    box: Mailbox[Call] = Mailbox()
+    for each in every:
+        box.offer(each)
+    assert (box.remove(every[3]), box.remove(every[1]), box.waiting, box.bytes) == ([], [], 3, 30)
+    assert box.finished(every[0]) == [every[2]]
+    assert (box.remove(every[4]), box.remove(every[5]), box.waiting, box.bytes) == ([], [], 0, 0)
+    assert box.finished(every[2]) == []
+    assert box.offer(every[1]), "nothing waits any more"
+
+
+def test_removing_what_does_not_wait_is_a_bug():
+    with pytest.raises(ValueError, match="does not wait"):
+        Mailbox[Call]().remove(Call(0))
+
+
+def test_many_calls_are_removed_in_linear_time():
+    counted = 0
+
+    class Counted(Call):
+        def __hash__(self) -> int:
+            nonlocal counted
+            counted += 1
+            return self.number
+
+    every = [Counted(number) for number in range(10_000)]
+    box: Mailbox[Call] = Mailbox()
+    for each in every:
+        box.offer(each)
+    for each in reversed(every[1:]):
+        box.remove(each)
+    assert box.waiting == 0
+    assert counted < 100_000
+
+
+def test_a_mailbox_is_full_by_calls_or_bytes_and_takes_anything_when_nothing_waits():
+    box: Mailbox[Call] = Mailbox()
+    box.offer(Call(0))
+    assert not box.is_full(1, 100, 1000)
+    box.offer(Call(1, size=1000))
+    assert box.is_full(1, 5000, 1) and not box.is_full(2, 5000, 1)
+    assert box.is_full(2, 1000, 1)
+
+
+def test_calls_queued_in_a_thread_count_as_waiting_and_are_bounded():
+    box: Mailbox[Call] = Mailbox(chain=True)
+    started = [box.offer(Call(number, True)) for number in range(CHAIN_DEPTH + 2)]
+    assert started == [True] * CHAIN_DEPTH + [False] * 2
+    assert box.behind == CHAIN_DEPTH + 1
+    assert box.finished(Call(0, True)) == [Call(CHAIN_DEPTH, True)]
+
+
+def test_a_call_that_came_through_the_running_one_would_wait_for_ever():
+    box: Mailbox[Call] = Mailbox()
+    outer, other, inner = Call(0), Call(1), Call(2, through=("0",))
+    for each in (outer, other, inner):
+        box.offer(each)
+    assert box.deadlocked(other, [outer]) == []
+    assert box.deadlocked(inner, [outer]) == [inner]
+
+
+def test_with_several_at_once_only_when_all_that_run_wait_for_one_that_waits():
+    box: Mailbox[Call] = Mailbox(2)
+    first, second = Call(0), Call(1)
+    inner, also_inner = Call(2, through=("0",)), Call(3, through=("1",))
+    for each in (first, second, inner):
+        box.offer(each)
+    assert box.deadlocked(inner, [first, second]) == []
+    box.offer(also_inner)
+    assert box.deadlocked(also_inner, [first, second]) == [also_inner]
+
+
 def test_an_idle_mailbox_withdraws_nothing():
     assert Mailbox[Call]().withdraw(lambda call: True) == []
 
@@ -129,6 +210,15 @@ class MailboxMachine(RuleBasedStateMachine):
         assert self.box.withdraw(lambda call: call in chosen) == [call for call in self.waiting if call in chosen]
         self.waiting = deque(call for call in self.waiting if call not in chosen)
 
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(list(self.waiting)))
+        self.waiting.remove(call)
+        for started in self.box.remove(call):
+            assert started == self.waiting.popleft()
+            self.start(started)
+
     def start(self, call: Call) -> None:
         if len(self.running) >= self.box.limit:
             assert self.box.chain and call.chainable
@@ -140,6 +230,8 @@ class MailboxMachine(RuleBasedStateMachine):
         if hasattr(self, "box"):
             assert self.box.running == len(self.running)
             assert self.box.waiting == len(self.waiting)
+            assert self.box.bytes == 10 * len(self.waiting)
+            assert self.box.oldest("") == (self.waiting[0] if self.waiting else None)
             assert self.running or not self.waiting, "calls wait for nobody"
 
 

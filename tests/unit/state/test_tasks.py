@@ -125,12 +125,24 @@ def test_a_lost_worker_is_lost_once_and_what_it_says_later_is_ignored():
     assert pool.depth == 1
 
 
-def test_only_a_task_that_still_waits_can_be_withdrawn():
-    pool = pool_with(tasks=2)
-    assigned(pool)
-    assert not pool.withdraw("t0")
-    assert pool.withdraw("t1")
-    assert not pool.withdraw("t1")
+def test_withdrawn_tasks_are_forgotten_wherever_they_wait():
+    pool = pool_with(tasks=6)
+    assert assigned(pool)[0][1] == "t0"
+    for name in ("t4", "t1", "t5"):
+        pool.withdraw(name)
+    assert pool.waiting == 2
+    assert pool.drain() == ["t2", "t3"]
+    assert (pool.waiting, len(pool.queue)) == (0, 0)
+
+
+def test_what_was_withdrawn_does_not_count_as_waiting():
+    pool = pool_with(tasks=4)
+    pool.withdraw("t3")
+    pool.finished(*assigned(pool)[0], 0.0)
+    pool.finished(*assigned(pool)[0], 0.0)
+    while not pool.leases[1].in_flight and assigned(pool):
+        pass
+    assert not pool.queue
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -157,7 +169,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def assign(self) -> None:
-        before = list(self.pool.queue)
+        before = self.waiting()
         given = [task for _, task in self.pool.assign(self.now)]
         assert given == before[: len(given)], "not in order"
         full = all(len(worker.in_flight) >= self.pool.depth for worker in self.pool.leases.values())
@@ -191,9 +203,12 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.pool.queue)
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
-        task = data.draw(st.sampled_from(list(self.pool.queue)))
-        assert self.pool.withdraw(task)
+        task = data.draw(st.sampled_from(self.waiting()))
+        self.pool.withdraw(task)
         self.ended.append(task)
+
+    def waiting(self) -> list[int]:
+        return [task for task in self.pool.queue if task not in self.pool._gone]
 
     def busy(self) -> list[tuple[int, int]]:
         return [(lease, task) for lease, worker in self.pool.leases.items() for task in worker.in_flight]
@@ -201,8 +216,10 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
         if hasattr(self, "pool"):
-            seen = Counter([*self.pool.queue, *(task for _, task in self.busy()), *self.ended])
+            seen = Counter([*self.waiting(), *(task for _, task in self.busy()), *self.ended])
             assert seen == Counter(range(self.tasks))
+            assert bool(self.pool.queue) == bool(self.waiting()), "nothing waits, but the queue does not look empty"
+            assert self.pool.waiting == len(self.waiting())
             assert 1 <= self.pool.depth <= MAX_DEPTH
             assert self.pool.requests_wanted() <= self.pool.max_requests
 

@@ -17,9 +17,11 @@ from actorlite.wire.messages import (
     ActorPlace,
     Blocked,
     Borrow,
+    CallerWaits,
     Cancel,
     CancelWork,
     Challenge,
+    Conduct,
     CreateActor,
     Credit,
     Death,
@@ -53,6 +55,7 @@ from actorlite.wire.messages import (
     Response,
     Retire,
     ReturnLease,
+    Room,
     Slot,
     Status,
     StopActor,
@@ -98,18 +101,33 @@ GOLDEN = {
         "940295b030303131323233333434353536363737a6776f726b6572a87564733a2f2f2f7711a4332e3132c4056e6f6e6365c4"
         "0570726f6f66",
     ),
-    "proof": (Proof(b"proof"), "9203c40570726f6f66"),
-    "welcome": (Welcome(), "9104"),
-    "refused": (Refused("version", "too old"), "9305a776657273696f6ea7746f6f206f6c64"),
-    "define": (Define(b"digest", "f", SMALL), "940ac406646967657374a1669401c401800090"),
-    "task call": (TaskCall(7, b"digest", SMALL), "960b07c4066469676573749401c401800090c090"),
+    "proof": (
+        Proof(b"proof"),
+        "9203c40570726f6f66",
+    ),
+    "welcome": (
+        Welcome(),
+        "9104",
+    ),
+    "refused": (
+        Refused("version", "too old"),
+        "9305a776657273696f6ea7746f6f206f6c64",
+    ),
+    "define": (
+        Define(b"digest", "f", SMALL),
+        "940ac406646967657374a1669401c401800090",
+    ),
+    "task call": (
+        TaskCall(7, b"digest", SMALL),
+        "960b07c4066469676573749401c401800090c090",
+    ),
     "task call with everything": (
         TaskCall(7, b"digest", BIG, ENVELOPE, (Slot(0, SMALL), SLOT)),
         "960b07c4066469676573749402c400039192bd303031313232333334343535363637372d303030303030303030303061a875"
-        "64733a2f2f2f6f9c02cb3ff8000000000000bd303031313232333334343535363637372d3030303030303030303030319192"
-        "a3612e6dbd303031313232333334343535363637372d303030303030303030303032c3ab30302d61622d63642d3031a46e69"
-        "636503cd27109000009293009401c401800090c093a36b6579c092bd303031313232333334343535363637372d3030303030"
-        "30303030303061a87564733a2f2f2f6f",
+        "64733a2f2f2f6f9e02cb3ff8000000000000bd303031313232333334343535363637372d3030303030303030303030319193"
+        "a3612e6dbd303031313232333334343535363637372d303030303030303030303032a0c3ab30302d61622d63642d3031a46e"
+        "69636503cd2710900000a0c29293009401c401800090c093a36b6579c092bd303031313232333334343535363637372d3030"
+        "30303030303030303061a87564733a2f2f2f6f",
     ),
     "actor call": (
         ActorCall(7, ACTOR, "incr", SMALL),
@@ -118,22 +136,46 @@ GOLDEN = {
     "actor call with everything": (
         ActorCall(7, ACTOR, "incr", BIG, ENVELOPE, (SLOT,)),
         "970c07bd303031313232333334343535363637372d303030303030303030303062a4696e63729402c400039192bd30303131"
-        "3232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f9c02cb3ff8000000000000bd30303131"
-        "3232333334343535363637372d3030303030303030303030319192a3612e6dbd303031313232333334343535363637372d30"
-        "3030303030303030303032c3ab30302d61622d63642d3031a46e69636503cd27109000009193a36b6579c092bd3030313132"
-        "32333334343535363637372d303030303030303030303061a87564733a2f2f2f6f",
+        "3232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f9e02cb3ff8000000000000bd30303131"
+        "3232333334343535363637372d3030303030303030303030319193a3612e6dbd303031313232333334343535363637372d30"
+        "3030303030303030303032a0c3ab30302d61622d63642d3031a46e69636503cd2710900000a0c29193a36b6579c092bd3030"
+        "31313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f",
     ),
     "create actor": (
         CreateActor(7, ACTOR, b"digest", SMALL),
-        "9a0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749401c40180009001c2a09000",
+        "9b0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749401c40180009001c2a09000c0",
     ),
     "create actor with everything": (
         CreateActor(7, ACTOR, b"digest", BIG, 5, True, "name", (SLOT,), 5_000),
-        "9a0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749402c400039192bd30"
+        "9b0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749402c400039192bd30"
         "3031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f05c3a46e616d659193a36b6579"
-        "c092bd303031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6fcd1388",
+        "c092bd303031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6fcd1388c0",
     ),
-    "reply": (Reply(7, SMALL), "9314079401c401800090"),
+    "create actor with groups": (
+        CreateActor(
+            7, ACTOR, b"digest", SMALL, conduct=Conduct((("io", 2),), True, True, (5, 10, 2**20, "drop-oldest"))
+        ),
+        "9b0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749401c40180009001c2"
+        "a09000949192a2696f02c3c394050ace00100000ab64726f702d6f6c64657374",
+    ),
+    "caller waits": (
+        CallerWaits(ACTOR, True),
+        "9332bd303031313232333334343535363637372d303030303030303030303062c3",
+    ),
+    "room": (
+        Room(ACTOR, 5, 1000),
+        "9433bd303031313232333334343535363637372d30303030303030303030306205cd03e8",
+    ),
+    "actor call that reads, in a group": (
+        ActorCall(7, ACTOR, "get", SMALL, Envelope(chain=(Hop(ACTOR, OBJECT, "A.m"),), group="io", readonly=True)),
+        "970c07bd303031313232333334343535363637372d303030303030303030303062a36765749401c4018000909e00c0c09193"
+        "bd303031313232333334343535363637372d303030303030303030303062bd303031313232333334343535363637372d3030"
+        "30303030303030303061a3412e6dc2a0a001cd2710900000a2696fc390",
+    ),
+    "reply": (
+        Reply(7, SMALL),
+        "9314079401c401800090",
+    ),
     "reply with parts": (
         Reply(7, BIG),
         "9314079402c400039192bd303031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f",
@@ -143,10 +185,22 @@ GOLDEN = {
         "931507929401c4018000909402c400039192bd303031313232333334343535363637372d303030303030303030303061a875"
         "64733a2f2f2f6f",
     ),
-    "failed": (Failed(7, b"failure"), "931607c4076661696c757265"),
-    "rejected": (Rejected(7, "expired"), "941707a765787069726564a0"),
-    "rejected with text": (Rejected(7, "actor died", "why"), "941707aa6163746f722064696564a3776879"),
-    "cancel": (Cancel(7), "941807c2c3"),
+    "failed": (
+        Failed(7, b"failure"),
+        "931607c4076661696c757265",
+    ),
+    "rejected": (
+        Rejected(7, "expired"),
+        "941707a765787069726564a0",
+    ),
+    "rejected with text": (
+        Rejected(7, "actor died", "why"),
+        "941707aa6163746f722064696564a3776879",
+    ),
+    "cancel": (
+        Cancel(7),
+        "941807c2c3",
+    ),
     "stream item": (
         StreamItem(7, 300, SMALL),
         "951907cd012c9401c40180009000",
@@ -177,18 +231,48 @@ GOLDEN = {
     ),
     "envelope of a stream": (
         TaskCall(7, b"c", SMALL, Envelope(window=16, window_bytes=2**20)),
-        "960b07c401639401c4018000909c00c0c090c2a0a001cd27109010ce0010000090",
+        "960b07c401639401c4018000909e00c0c090c2a0a001cd27109010ce00100000a0c290",
     ),
-    "taken": (Taken(7), "921b07"),
-    "borrow": (Borrow(7, OBJECT), "931e07bd303031313232333334343535363637372d303030303030303030303061"),
-    "release": (Release(OBJECT), "921fbd303031313232333334343535363637372d303030303030303030303061"),
-    "fetch": (Fetch(7, OBJECT, True), "942007bd303031313232333334343535363637372d303030303030303030303061c3"),
-    "exists": (Exists(7), "922107"),
-    "withdraw leases": (WithdrawLeases((7, 8)), "9268920708"),
-    "reclaim": (Reclaim(), "9169"),
-    "blocked": (Blocked(True), "926ac3"),
-    "ending": (Ending("stopped"), "922aa773746f70706564"),
-    "empty response": (Response(7), "952907c0a0a0"),
+    "taken": (
+        Taken(7),
+        "921b07",
+    ),
+    "borrow": (
+        Borrow(7, OBJECT),
+        "931e07bd303031313232333334343535363637372d303030303030303030303061",
+    ),
+    "release": (
+        Release(OBJECT),
+        "921fbd303031313232333334343535363637372d303030303030303030303061",
+    ),
+    "fetch": (
+        Fetch(7, OBJECT, True),
+        "942007bd303031313232333334343535363637372d303030303030303030303061c3",
+    ),
+    "exists": (
+        Exists(7),
+        "922107",
+    ),
+    "withdraw leases": (
+        WithdrawLeases((7, 8)),
+        "9268920708",
+    ),
+    "reclaim": (
+        Reclaim(),
+        "9169",
+    ),
+    "blocked": (
+        Blocked(True),
+        "926ac3",
+    ),
+    "ending": (
+        Ending("stopped"),
+        "922aa773746f70706564",
+    ),
+    "empty response": (
+        Response(7),
+        "952907c0a0a0",
+    ),
     "failed response": (
         Response(7, None, "no room", "ActorliteError"),
         "952907c0a76e6f20726f6f6dae4163746f726c6974654572726f72",
@@ -197,18 +281,42 @@ GOLDEN = {
         Request(7, RegisterDriver("job", "space", ("/a", "/b"), "/c")),
         "9328079564a36a6f62a5737061636592a22f61a22f62a22f63",
     ),
-    "register worker": (Request(7, RegisterWorker()), "9328079165"),
+    "register worker": (
+        Request(7, RegisterWorker()),
+        "9328079165",
+    ),
     "lease worker": (
         Request(7, LeaseWorker(9, 10_000, 0, "actor", "Counter")),
         "932807966609cd271000a56163746f72a7436f756e746572",
     ),
-    "return lease": (Request(7, ReturnLease(3)), "932807936703c3"),
-    "return a lease that is not clean": (Request(7, ReturnLease(3, False)), "932807936703c2"),
-    "kill worker": (Request(7, KillWorker("0011223344556677")), "932807926bb030303131323233333434353536363737"),
-    "why died": (Request(7, WhyDied("0011223344556677")), "932807926cb030303131323233333434353536363737"),
-    "node status": (Request(7, NodeStatus()), "932807916d"),
-    "stop node": (Request(7, StopNode()), "932807916e"),
-    "retire": (Request(7, Retire()), "932807916f"),
+    "return lease": (
+        Request(7, ReturnLease(3)),
+        "932807936703c3",
+    ),
+    "return a lease that is not clean": (
+        Request(7, ReturnLease(3, False)),
+        "932807936703c2",
+    ),
+    "kill worker": (
+        Request(7, KillWorker("0011223344556677")),
+        "932807926bb030303131323233333434353536363737",
+    ),
+    "why died": (
+        Request(7, WhyDied("0011223344556677")),
+        "932807926cb030303131323233333434353536363737",
+    ),
+    "node status": (
+        Request(7, NodeStatus()),
+        "932807916d",
+    ),
+    "stop node": (
+        Request(7, StopNode()),
+        "932807916e",
+    ),
+    "retire": (
+        Request(7, Retire()),
+        "932807916f",
+    ),
     "stop actor": (
         Request(7, StopActor(ACTOR, False)),
         "9328079370bd303031313232333334343535363637372d303030303030303030303062c2",
@@ -217,7 +325,10 @@ GOLDEN = {
         Request(7, ResolveActor(ACTOR)),
         "9328079271bd303031313232333334343535363637372d303030303030303030303062",
     ),
-    "cancel by force": (Cancel(7, True, False), "941807c3c2"),
+    "cancel by force": (
+        Cancel(7, True, False),
+        "941807c3c2",
+    ),
     "cancel work": (
         Request(7, CancelWork(OBJECT, False, True)),
         "9328079473bd303031313232333334343535363637372d303030303030303030303061c2c3",
@@ -226,18 +337,27 @@ GOLDEN = {
         Request(7, KillActor(ACTOR)),
         "9328079272bd303031313232333334343535363637372d303030303030303030303062",
     ),
-    "node info": (Response(7, NodeInfo(17, 20_000, "/tmp/s")), "952907947811cd4e20a62f746d702f73a0a0"),
+    "node info": (
+        Response(7, NodeInfo(17, 20_000, "/tmp/s")),
+        "952907947811cd4e20a62f746d702f73a0a0",
+    ),
     "lease": (
         Response(7, Lease(3, "0011223344556677", "uds:///w", 17)),
         "952907957903b030303131323233333434353536363737a87564733a2f2f2f7711a0a0",
     ),
-    "death": (Response(7, Death(True, "killed", 17)), "952907947ac3a66b696c6c656411a0a0"),
+    "death": (
+        Response(7, Death(True, "killed", 17)),
+        "952907947ac3a66b696c6c656411a0a0",
+    ),
     "status": (
         Response(7, Status(17, "uds:///n", 20_000, 10_000, (("0011223344556677", 18, "task f"),), ("job",), 2)),
         "952907987b11a87564733a2f2f2f6ecd4e20cd27109193b03030313132323333343435353636373712a67461736b206691a3"
         "6a6f6202a0a0",
     ),
-    "yes": (Response(7, Yes(True)), "952907927cc3a0a0"),
+    "yes": (
+        Response(7, Yes(True)),
+        "952907927cc3a0a0",
+    ),
     "actor place": (
         Response(7, ActorPlace("0011223344556677", "uds:///w", 17)),
         "952907967db030303131323233333434353536363737a87564733a2f2f2f7711a0c2a0a0",
@@ -348,16 +468,8 @@ def test_messages_are_values():
 
 
 def test_the_reasons_of_a_rejection_are_part_of_the_protocol():
-    expected = {
-        "handed back",
-        "no such actor",
-        "actor died",
-        "cancelled",
-        "expired",
-        "bad request",
-        "stopped",
-        "stream ended",
-    }
+    expected = {"handed back", "no such actor", "actor died", "cancelled", "expired", "bad request", "stopped"}
+    expected |= {"stream ended", "mailbox full", "held", "cycle", "shed"}
     assert expected == messages.REJECTIONS
 
 
@@ -371,7 +483,7 @@ addressed = st.tuples(texts, texts)
 payloads = st.builds(
     Payload, st.integers(0, 9), st.binary(max_size=50), ids, st.lists(addressed, max_size=3).map(tuple)
 )
-hops = st.builds(Hop, texts, texts)
+hops = st.builds(Hop, texts, texts, texts)
 envelopes = st.builds(
     Envelope,
     attempt=st.integers(0, 99),
@@ -382,6 +494,8 @@ envelopes = st.builds(
     trace=texts,
     name=texts,
     num_returns=st.integers(0, 9),
+    group=texts,
+    readonly=st.booleans(),
 )
 slots = st.builds(Slot, ids | texts, st.none() | payloads, st.none() | addressed)
 calls = st.builds(
