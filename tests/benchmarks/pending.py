@@ -42,16 +42,24 @@ class Sink(al.Actor, concurrency_groups={"probe": 1}, max_pending_calls=-1):
         self.go.set()
 
 
+@al.remote(num_cpus=0)
+async def probe(sink: Sink, release: bool) -> int:
+    """From a process of its own: what the driver keeps for a full mailbox is sent in order, whatever its group."""
+    if release:
+        await sink.release()
+    return await sink.resident()
+
+
 async def queued(calls: int, mailbox: int) -> tuple[float, float]:
     """Bytes per call (at the caller, at the callee) with `calls` behind one that blocks."""
     sink = Sink.options(mailbox=mailbox).remote()
     blocked = sink.block.remote()
-    callee, caller = await sink.resident(), resident_kib()
+    callee, caller = await probe(sink, False), resident_kib()
     refs = [sink.take.remote(n) for n in range(calls)]
     await asyncio.sleep(1)
-    after = await sink.resident()
+    after = await probe(sink, False)
     at_caller, at_callee = resident_kib() - caller, after - callee
-    await sink.release()
+    await probe(sink, True)
     await al.get([blocked, *refs])
     await al.kill(sink)
     return at_caller * 1024 / calls, at_callee * 1024 / min(calls, mailbox)
@@ -65,7 +73,7 @@ async def pipelined(calls: int, most: int) -> tuple[float, int, int]:
     for n in range(calls):
         ref = await sink.take.submit(n)
         if n == calls // 10:
-            caller, callee = resident_kib(), await sink.resident()
+            caller, callee = resident_kib(), await probe(sink, False)
     await ref
     took = time.perf_counter() - began
     return calls / took, resident_kib() - caller, await sink.resident() - callee
