@@ -3,16 +3,20 @@
 from actorlite import errors, sync
 from actorlite.actor import Actor, ActorClass, ActorHandle, BoundGenerator, BoundMethod, method
 from actorlite.api import (
+    ActorInfo,
     RuntimeContext,
     arg,
     as_completed,
     cancel,
+    describe,
+    exit_actor,
     get,
     kill,
     put,
     ready,
     remote,
     runtime_context,
+    terminate,
     wait,
 )
 from actorlite.context import current_trace as traceparent
@@ -28,6 +32,7 @@ __all__ = [
     "Actor",
     "ActorClass",
     "ActorHandle",
+    "ActorInfo",
     "BoundGenerator",
     "BoundMethod",
     "Mailbox",
@@ -41,7 +46,9 @@ __all__ = [
     "arg",
     "as_completed",
     "cancel",
+    "describe",
     "errors",
+    "exit_actor",
     "get",
     "init",
     "kill",
@@ -53,6 +60,7 @@ __all__ = [
     "runtime_context",
     "shutdown",
     "sync",
+    "terminate",
     "timeout",
     "traceparent",
     "wait",

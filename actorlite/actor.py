@@ -56,8 +56,9 @@ R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-HOOKS = ("on_start", "on_stop")
-"""Coroutine methods that the actor runs itself: after the constructor, and before a graceful end."""
+HOOKS = ("on_start", "on_restart", "on_stop")
+"""Coroutine methods that the actor runs itself: after the constructor, between the two when it was made anew after a
+crash, and before a graceful end."""
 RESERVED = ("remote", "options")
 
 
@@ -382,7 +383,8 @@ class Actor:
 
     `Counter.remote(10)` starts one and returns its handle, at once; `Counter(10)` is an ordinary local object. Methods
     to be called through a handle are `async def`, or plain with `@al.method`. `async def on_start(self)` runs after the
-    constructor, `async def on_stop(self)` before a graceful end.
+    constructor, `async def on_stop(self)` before a graceful end. With `max_restarts`, `async def on_restart(self)` runs
+    between constructor and `on_start` when the actor is made anew after a crash.
     """
 
     __actorlite_keywords__: ClassVar[Mapping[str, Any]] = {}
@@ -513,7 +515,8 @@ def wrap_class(cls: type[Any], keywords: Mapping[str, Any]) -> ActorClass[..., A
 class ActorHandle:
     """What the user holds of an actor: its methods, each a `BoundMethod`. Equal and hashed by actor.
 
-    A handle travels inside arguments, results and `al.put` values, and keeps the actor alive.
+    A handle travels inside arguments, results and `al.put` values, and keeps the actor alive: when the last one of all
+    processes is gone, and the calls that were made have ended, the actor ends gracefully.
     """
 
     __slots__ = ("__actorlite_link__", "__weakref__")
@@ -546,8 +549,12 @@ class ActorHandle:
     def __repr__(self) -> str:
         return _show(self.__actorlite_link__)
 
-    def __actorlite_export__(self, scope: object) -> tuple[Any, ...]:
+    def __actorlite_export__(self, scope: Any) -> tuple[Any, ...]:
         link = self.__actorlite_link__
+        if getattr(link, "is_weak", False):
+            # Whoever gets it holds the actor; until then the value that it travels in does.
+            strong = ActorHandle(link.runtime.hold_actor(link))
+            scope.handles.append(strong)
         return _import_handle, (link.runtime.export_actor(link), _without_class(link.definition))
 
     def __reduce__(self) -> NoReturn:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from actorlite.actor import Actor, ActorClass, link_of, set_class_options, wrap_class
-from actorlite.context import ActorLink, Runtime, find_runtime
-from actorlite.inspection import RuntimeContext, runtime_context
+from actorlite.context import ActorExit, ActorLink, Runtime, current_call, find_runtime
+from actorlite.inspection import ActorInfo, RuntimeContext, runtime_context
 from actorlite.options import ActorOptionsDict, TaskOptions, TaskOptionsDict
 from actorlite.refs import ObjectRef
 from actorlite.runtime.waiting import as_completed, get, wait
@@ -17,16 +17,20 @@ from actorlite.streams import ObjectRefStream
 from actorlite.task import ManyReturns, Remote, RemoteFunction, RemoteGenerator, define_function, remote_class
 
 __all__ = [
+    "ActorInfo",
     "RuntimeContext",
     "arg",
     "as_completed",
     "cancel",
+    "describe",
+    "exit_actor",
     "get",
     "kill",
     "put",
     "ready",
     "remote",
     "runtime_context",
+    "terminate",
     "wait",
 ]
 
@@ -142,11 +146,47 @@ async def cancel(ref: ObjectRef[Any] | ObjectRefStream[Any], *, force: bool = Fa
 
 
 async def kill(actor: Actor | Any, *, no_restart: bool = True) -> None:
-    """End an actor at once: no `on_stop`; its running and queued calls fail with `ActorDiedError`."""
+    """End an actor at once: no `on_stop`; its running and queued calls fail with `ActorDiedError`.
+
+    With `no_restart=False` it is made anew if its `max_restarts` still allows that, as after a crash.
+    """
     link = _require_link("kill", actor)
-    if not no_restart:
-        raise ValueError("no_restart=False is not supported by this version of actorlite: actors do not restart")
     await _on_loop_of(link.runtime, link.runtime.kill(link, no_restart=no_restart))
+
+
+async def terminate(actor: Actor | Any) -> None:
+    """End an actor in good order: after the calls that were made before, and its `on_stop`; returns when it is gone.
+
+    Calls that come later fail with `ActorDiedError`, not executed. It does not restart. Idempotent.
+    """
+    link = _require_link("terminate", actor)
+    await _on_loop_of(link.runtime, link.runtime.terminate(link))
+
+
+def exit_actor() -> NoReturn:
+    """Leave the running method and end its actor: other running calls finish, waiting ones never run, `on_stop` runs.
+
+    Whoever called the method sees `ActorDiedError`. The actor does not restart. Raises `TypeError` outside an actor.
+    """
+    scope = current_call.get()
+    if scope is None or not scope.exit_actor():
+        raise TypeError("exit_actor() is for methods of actors: this code does not run in one")
+    raise ActorExit("the actor ends")
+
+
+async def describe(actor: Actor | Any) -> ActorInfo:
+    """The actor's state, restarts, process and, when it is dead, the cause: as its creator knows them now."""
+    link = _require_link("describe", actor)
+    place = await _on_loop_of(link.runtime, link.runtime.describe_actor(link))
+    return ActorInfo(
+        link.id,
+        link.definition.name,
+        place.state,
+        place.restarts,
+        place.pid or None,
+        place.cause or None,
+        place.error,
+    )
 
 
 async def ready(actor: Actor | Any) -> None:

@@ -125,6 +125,16 @@ class Runtime(Protocol):
 
     async def kill(self, link: ActorLink, *, no_restart: bool) -> None: ...
 
+    async def terminate(self, link: ActorLink) -> None:
+        """End it after the calls made before; returns when it is gone."""
+
+    async def describe_actor(self, link: ActorLink) -> Any:
+        """Its state as its creator knows it: an `ActorPlace`."""
+
+    def hold_actor(self, link: ActorLink) -> ActorLink:
+        """A link to the same actor that keeps it alive."""
+        ...
+
     async def actor_ready(self, link: ActorLink) -> None:
         """Return once the constructor has run; raises what creation ended with."""
 
@@ -132,8 +142,8 @@ class Runtime(Protocol):
         """What another process needs to reach the actor: plain picklable data."""
         ...
 
-    def import_actor(self, data: tuple[Any, ...], definition: ActorDefinition) -> ActorLink:
-        """The link to an actor that `export_actor` described elsewhere."""
+    def import_actor(self, data: tuple[Any, ...], definition: ActorDefinition, *, weak: bool = False) -> ActorLink:
+        """The link to an actor that `export_actor` described elsewhere; a `weak` one does not keep it alive."""
         ...
 
     # objects
@@ -168,6 +178,10 @@ class CallScope(Protocol):
         """Whether the call was asked to stop."""
         ...
 
+    def exit_actor(self) -> bool:
+        """The actor takes no more calls and ends after those that run; False in a task. From any thread."""
+        ...
+
     @property
     def children(self) -> set[Any]:
         """The calls that it submitted and that have not ended; cancelling it cancels them."""
@@ -198,12 +212,18 @@ class CallInfo:
     actor_data: tuple[Any, ...]
     """What `Runtime.import_actor` takes; empty outside an actor."""
     resources: Mapping[str, float]
+    reconstructed: bool = False
+    """Whether the actor was made anew after its worker died."""
 
 
 current_call: ContextVar[CallScope | None] = ContextVar("actorlite_call", default=None)
 current_trace: ContextVar[str] = ContextVar("actorlite_trace", default="")
 """W3C `traceparent`, carried along with calls."""
 current_runtime: ContextVar[Runtime | None] = ContextVar("actorlite_runtime", default=None)
+
+
+class ActorExit(BaseException):
+    """Raised by `al.exit_actor()` to leave the method; no error, and not to be caught. Callers see `ActorDiedError`."""
 
 
 class _OpenSessions:

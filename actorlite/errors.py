@@ -122,7 +122,7 @@ class ActorDiedError(ActorError):
 
 
 class ActorUnavailableError(ActorError):
-    """The actor cannot be reached now; it may come back."""
+    """The actor was lost under the call, and comes back or may come back; calls made from now on wait for it."""
 
 
 class PendingCallsLimitExceeded(ActorliteError):

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from actorlite.actor import ActorHandle, definition_of
 from actorlite.context import CallInfo, CallScope, Runtime, current_call, find_runtime
 from actorlite.deadlines import current_deadline
+
+
+@dataclass(frozen=True, slots=True)
+class ActorInfo:
+    """An actor as its creator knew it when it was asked."""
+
+    id: str
+    class_name: str
+    state: str
+    """`"PENDING_CREATION"`, `"ALIVE"`, `"RESTARTING"` or `"DEAD"`."""
+    restarts: int
+    """How often it was made anew."""
+    pid: int | None
+    """Of its worker, while it has one."""
+    death_cause: str | None
+    """`"INIT_FAILED"`, `"CRASHED"`, `"KILLED"`, `"TERMINATED"`, `"EXITED"`, `"OUT_OF_SCOPE"`, `"OWNER_DIED"` or
+    `"SESSION_ENDED"`; None while it lives."""
+    death_reason: str
+    """For humans: how its worker ended, what its constructor raised, ...; empty while it lives."""
 
 
 class RuntimeContext:
@@ -35,11 +55,17 @@ class RuntimeContext:
 
     @property
     def current_actor(self) -> Any:
-        """A handle to the actor whose method runs now. Raises `RuntimeError` outside an actor."""
+        """A handle to the actor whose method runs now; it does not keep the actor alive (unless passed on). Raises
+        `RuntimeError` outside an actor."""
         info = self._info
         if info is None or info.actor_class is None:
             raise RuntimeError("current_actor: this code does not run in an actor")
-        return ActorHandle(self._runtime.import_actor(info.actor_data, definition_of(info.actor_class)))
+        return ActorHandle(self._runtime.import_actor(info.actor_data, definition_of(info.actor_class), weak=True))
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether the running actor was made anew after its worker died. False outside an actor."""
+        return self._info is not None and self._info.reconstructed
 
     @property
     def attempt(self) -> int | None:

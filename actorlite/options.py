@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar
 
@@ -29,11 +29,8 @@ NOT_YET: Mapping[str, str] = {
     "label_selector": "label selectors",
     "fallback_strategy": "fallback strategies",
     "runtime_env": "runtime environments",
-    "retry_exceptions": "retries on exceptions",
     "max_calls": "recycling a worker after a number of calls",
     "enable_task_events": "switching task events off",
-    "max_restarts": "actor restarts",
-    "max_task_retries": "retries of actor calls",
     "lifetime": "detached actors",
     "namespace": "looking actors up by name",
     "get_if_exists": "looking actors up by name",
@@ -104,6 +101,7 @@ class TaskOptionsDict(TypedDict, total=False):
 
     num_cpus: float | None
     max_retries: int | None
+    retry_exceptions: bool | Sequence[type[Exception]] | None
     name: str | None
     timeout: float | None
     stream_window: int | None
@@ -128,6 +126,9 @@ class ActorOptionsDict(TypedDict, total=False):
     reentrant: bool | None
     process: Literal["dedicated", "shared"]
     name: str | None
+    max_restarts: int | None
+    max_task_retries: int | None
+    stop_timeout: float | None
 
 
 class ActorCallOptionsDict(ActorOptionsDict, total=False):
@@ -144,6 +145,8 @@ class MethodOptionsDict(TypedDict, total=False):
     stream_window: int | None
     stream_window_bytes: int | None
     concurrency_group: str | None
+    max_task_retries: int | None
+    retry_exceptions: bool | Sequence[type[Exception]] | None
 
 
 class MethodDecoratorOptionsDict(MethodOptionsDict, total=False):
@@ -159,7 +162,7 @@ class TaskOptions:
     num_cpus: float | None = None
     """None means the default: one CPU while the task runs."""
     max_retries: int = 3
-    """How often the task runs again when its worker dies; -1 is without end."""
+    """How often the task runs again when its worker dies, or by `retry_exceptions`; -1 is without end."""
     num_returns: int = 1
     name: str | None = None
     timeout: float | None = None
@@ -168,6 +171,8 @@ class TaskOptions:
     """For generators: items under way or not yet taken; None is `STREAM_WINDOW`."""
     stream_window_bytes: int | None = None
     """For generators: bytes of such items from which on the producer waits; None is `STREAM_WINDOW_BYTES`."""
+    retry_exceptions: bool | tuple[type[Exception], ...] = False
+    """Exceptions of the function after which it runs again: all, or those of these classes."""
 
     @classmethod
     def make(cls, **keywords: Any) -> TaskOptions:
@@ -194,10 +199,20 @@ class ActorOptions:
     mailbox: int | Mailbox = DEFAULT_MAILBOX
     reentrant: bool = False
     """Whether a call may run beside the one that it came through."""
+    max_restarts: int = 0
+    """How often it is made anew when its worker dies; -1 is without end."""
+    max_task_retries: int = 0
+    """How often a call is sent again whose fate is unknown, unless method or call say otherwise; -1 is without end."""
+    stop_timeout: float = 30.0
+    """Seconds that `on_stop` may take when it ends gracefully."""
 
     @classmethod
     def make(cls, **keywords: Any) -> ActorOptions:
         return cls(**_validated(_ACTOR, keywords, per_call=False))
+
+    @property
+    def box(self) -> Mailbox:
+        return self.mailbox if isinstance(self.mailbox, Mailbox) else Mailbox(self.mailbox)
 
     @property
     def limits(self) -> tuple[int, int, int, str] | tuple[()]:
@@ -205,7 +220,7 @@ class ActorOptions:
 
         Empty for the defaults, which are the same everywhere.
         """
-        box = self.mailbox if isinstance(self.mailbox, Mailbox) else Mailbox(self.mailbox)
+        box = self.box
         if self.max_pending_calls == MAX_PENDING_CALLS and box == DEFAULT_MAILBOX:
             return ()
         return self.max_pending_calls, box.calls, box.bytes, box.when_full
@@ -227,6 +242,9 @@ class MethodOptions:
     concurrency_group: str | None = None
     readonly: bool = False
     """Whether it may run beside other calls that only read."""
+    max_task_retries: int | None = None
+    """None: what the actor says."""
+    retry_exceptions: bool | tuple[type[Exception], ...] = False
 
     @classmethod
     def make(cls, **keywords: Any) -> MethodOptions:
@@ -443,7 +461,7 @@ _TASK = _Kind(
         **_PLACED,
         "num_returns": _Rule(_num_returns),
         "max_retries": _Rule(_count_from(0, unlimited=True)),
-        "retry_exceptions": _Rule(_retry_exceptions, (None, False, [], ())),
+        "retry_exceptions": _Rule(_retry_exceptions),
         "max_calls": _Rule(_count_from(0), (None, 0), decorator_only=True),
         "name": _Rule(_text),
         "timeout": _Rule(_seconds),
@@ -467,8 +485,8 @@ _ACTOR = _Kind(
     "actors",
     {
         **_PLACED,
-        "max_restarts": _Rule(_count_from(0, unlimited=True), (None, 0)),
-        "max_task_retries": _Rule(_count_from(0, unlimited=True), (None, 0)),
+        "max_restarts": _Rule(_count_from(0, unlimited=True)),
+        "max_task_retries": _Rule(_count_from(0, unlimited=True)),
         "max_pending_calls": _Rule(_count_from(1, unlimited=True)),
         "max_concurrency": _Rule(_count_from(1)),
         "lifetime": _Rule(_one_of("detached", "non_detached"), (None, "non_detached")),
@@ -478,6 +496,7 @@ _ACTOR = _Kind(
         "concurrency_groups": _Rule(_groups, decorator_only=True),
         "allow_out_of_order_execution": _Rule(_bool, (None, False)),
         "process": _Rule(_one_of("dedicated", "shared")),
+        "stop_timeout": _Rule(_seconds),
         "reentrant": _Rule(_bool),
         "mailbox": _Rule(_mailbox),
     },
@@ -494,8 +513,8 @@ _METHOD = _Kind(
         **_STREAMED,
         "concurrency_group": _Rule(_nonempty_text),
         "readonly": _Rule(_bool, decorator_only=True),
-        "max_task_retries": _Rule(_count_from(0, unlimited=True), (None, 0)),
-        "retry_exceptions": _Rule(_retry_exceptions, (None, False, [], ())),
+        "max_task_retries": _Rule(_count_from(0, unlimited=True)),
+        "retry_exceptions": _Rule(_retry_exceptions),
         "enable_task_events": _Rule(_bool, (None, True)),
     },
     _defaults(MethodOptions),
@@ -518,7 +537,8 @@ def _validated(kind: _Kind, keywords: Mapping[str, Any], *, per_call: bool) -> d
         keywords = {**keywords, "num_returns": STREAMING}
     for name, value in keywords.items():
         if name in kind.defaults:
-            values[name] = kind.defaults[name] if value is None else value
+            value = kind.defaults[name] if value is None else value
+            values[name] = tuple(value) if isinstance(value, list) else value
         elif name in NOT_YET and value not in kind.rules[name].neutral:
             raise ValueError(
                 f"option {name}={value!r} is not supported by this version of actorlite, which does not have "

@@ -97,14 +97,14 @@ class LeaseDesk:
         return record
 
     async def return_lease(self, peer: Peer, body: ReturnLease) -> Yes:
-        self._give_back(body.lease, reuse=body.reuse)
+        self._give_back(body.lease, reuse=body.reuse, retire=body.retire)
         return Yes(True)
 
-    def _give_back(self, number: int, *, reuse: bool) -> None:
+    def _give_back(self, number: int, *, reuse: bool, retire: bool = False) -> None:
         record = self._workers_of.pop(number, None)
         self._release(number)
         if record is not None and record.lease == number:
-            self._workers.release(record, reuse=reuse)
+            self._workers.release(record, reuse=reuse, retire=retire)
 
     def withdraw(self, peer: Peer, message: WithdrawLeases, parts: Sequence[memoryview]) -> None:
         for ticket in message.tickets:

@@ -119,10 +119,14 @@ class WorkerPool:
                 break
         return await self._start(job)
 
-    def release(self, record: WorkerRecord, *, reuse: bool) -> None:
+    def release(self, record: WorkerRecord, *, reuse: bool, retire: bool = False) -> None:
         """A lease is over: keep the worker warm, or end it when its state is not clean."""
         record.lease = 0
         if record.ended.is_set():
+            return
+        if retire and not self._closed:
+            record.use = "retiring"
+            self.spawn(self._retire(record))
             return
         if not reuse or self._closed:
             self.kill(record, "its lease was returned as not reusable")
@@ -274,6 +278,18 @@ class WorkerPool:
     def _unclaimed(self, task: asyncio.Task[WorkerRecord | None]) -> None:
         if not task.cancelled() and task.exception() is None and (record := task.result()) is not None:
             self.release(record, reuse=True)
+
+    async def _retire(self, record: WorkerRecord) -> None:
+        """End a worker that gets no more work, once it owns nothing that others hold."""
+        try:
+            while record.peer is not None and not record.ended.is_set():
+                answer = await record.peer.request(0, Retire())
+                if isinstance(answer, Yes) and answer.value:
+                    break
+                await asyncio.sleep(IDLE_S)
+        except ActorliteError:
+            return  # it ended while it was asked
+        self.kill(record, "its actor has ended")
 
     async def _reap(self) -> None:
         """End idle workers above the soft limit, oldest first, if they own nothing that others hold."""

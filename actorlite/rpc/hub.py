@@ -84,6 +84,10 @@ class Hub:
             task.add_done_callback(lambda done: self._connected(address, done))
         return await asyncio.shield(task)
 
+    def luck(self) -> float:
+        """A random number in [0, 1), from the host's entropy."""
+        return int.from_bytes(self._entropy.token_bytes(2), "big") / 0x10000
+
     def known(self, address: Address) -> Peer | None:
         """The open peer at `address`, if there is one: for the hot path."""
         return self._by_address.get(address)

@@ -1,4 +1,4 @@
-"""The objects of others that this process holds.
+"""The objects and actors of others that this process holds.
 
 A borrowed reference registers with its owner when it appears here and releases when the last copy in this process is
 gone. Its value is fetched when somebody wants it, once.
@@ -16,12 +16,12 @@ from weakref import ReferenceType, WeakValueDictionary
 from weakref import ref as weak
 
 from actorlite.errors import ActorliteError, ConnectionLost, OwnerDiedError, TransportError
-from actorlite.ids import ObjectId, ProcessId, owner_of
+from actorlite.ids import ActorId, ObjectId, ProcessId, owner_of
 from actorlite.refs import ELSEWHERE, Failure, ObjectRef
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.exports import Exports
-from actorlite.runtime.payloads import RefEntries, unpack
+from actorlite.runtime.payloads import RefEntries, actor_entry, entry_of_actor, unpack
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import Borrow, CancelWork, Exists, Failed, Fetch, Release, Reply, Taken, Yes, encode
 
@@ -48,12 +48,22 @@ class Scope(Protocol):
     async def why_died(self, process: ProcessId) -> str: ...
 
 
+class HeldActor:
+    """An actor of another process, held here: by handles, or by a value that a handle is in."""
+
+    __slots__ = ("id", "owner_address", "__weakref__")
+
+    def __init__(self, id: ActorId, owner_address: str) -> None:
+        self.id = id
+        self.owner_address = owner_address
+
+
 class Borrows:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._lock = threading.Lock()
-        self._borrowed: WeakValueDictionary[ObjectId, ObjectRef[Any]] = WeakValueDictionary()
-        self._watchers: dict[ObjectId, ReferenceType[ObjectRef[Any]]] = {}
+        self._borrowed: WeakValueDictionary[ObjectId, ObjectRef[Any] | HeldActor] = WeakValueDictionary()
+        self._watchers: dict[ObjectId, ReferenceType[Any]] = {}
         self._dropped: deque[tuple[ObjectId, str]] = deque()
         self._release_due = False
         self._fetching: set[tuple[ObjectId, bool]] = set()
@@ -69,25 +79,39 @@ class Borrows:
         """The reference for an id that came in a message. From any thread."""
         if owner_of(identifier) == self._scope.process:
             return self._scope.exports.find(identifier)
+        make = partial(ObjectRef[Any], self._scope, identifier, owner_address)  # type: ignore[arg-type]
+        return self._hold(identifier, owner_address, make)  # type: ignore[no-any-return]
+
+    def hold_actor(self, identifier: ActorId, owner_address: str) -> Any:
+        """What keeps the actor alive while it exists here; None for an own one that has ended. From any thread."""
+        if owner_of(identifier) == self._scope.process:
+            return self._scope.exports.find_actor(identifier)
+        return self._hold(actor_entry(identifier), owner_address, partial(HeldActor, identifier, owner_address))
+
+    def _hold(self, identifier: ObjectId, owner_address: str, make: Callable[[], Any]) -> Any:
         with self._lock:
-            ref = self._borrowed.get(identifier)
-            if ref is not None:
-                return ref
-            ref = ObjectRef(self._scope, identifier, owner_address)  # type: ignore[arg-type]
-            self._borrowed[identifier] = ref
+            held = self._borrowed.get(identifier)
+            if held is not None:
+                return held
+            held = self._borrowed[identifier] = make()
             dropped = partial(self._on_dropped, identifier, owner_address)
-            self._watchers[identifier] = weak(ref, dropped)
+            self._watchers[identifier] = weak(held, dropped)
             registered = self._scope.loop.create_future()
             # Now, not on the loop: the answer to the call that brought the reference may be there first.
             self._unregistered.add(registered)
         self._scope.post(self._register, identifier, owner_address, registered)
-        return ref
+        return held
 
-    def take(self, peer: Peer, call: int, entries: RefEntries) -> list[ObjectRef[Any]]:
+    def take(self, peer: Peer, call: int, entries: RefEntries) -> list[Any]:
         """Hold the references listed in a reply, and tell its sender once their owners know. On the loop."""
-        refs = [self.import_ref(identifier, address) for identifier, address in entries]
+        held = []
+        for identifier, address in entries:
+            actor = entry_of_actor(identifier)
+            each = self.import_ref(identifier, address) if actor is None else self.hold_actor(actor, address)
+            if each is not None:
+                held.append(each)
         self.when_registered(partial(peer.tell, encode(Taken(call))))
-        return refs
+        return held
 
     def when_registered(self, work: Callable[[], object]) -> None:
         """Run `work` once all registrations known now are acknowledged; at once when there are none. On the loop."""
@@ -133,7 +157,7 @@ class Borrows:
 
     def _owner_gone(self, identifier: ObjectId) -> None:
         ref = self._borrowed.get(identifier)
-        if ref is not None:
+        if isinstance(ref, ObjectRef):  # calls of an actor learn it where they are made
             self._scope.spawn(self._fail_borrowed(ref))
 
     async def _fail_borrowed(self, ref: ObjectRef[Any]) -> None:
@@ -196,7 +220,8 @@ class Borrows:
         """A process is gone, and what it owned is lost."""
         process = peer.identity.process
         with self._lock:
-            orphans = [ref for key, ref in self._borrowed.items() if owner_of(key) == process]
+            held = [ref for ref in self._borrowed.values() if isinstance(ref, ObjectRef)]
+        orphans = [ref for ref in held if owner_of(ref.id) == process]
         for ref in orphans:
             if ref._outcome is None or ref._outcome is ELSEWHERE:
                 self._scope.spawn(self._fail_borrowed(ref))
@@ -204,7 +229,8 @@ class Borrows:
     def close(self, text: str) -> None:
         """The session is over: nothing more is fetched."""
         with self._lock:
-            unresolved = [ref for ref in self._borrowed.values() if ref._outcome is None or ref._outcome is ELSEWHERE]
+            held = [ref for ref in self._borrowed.values() if isinstance(ref, ObjectRef)]
+        unresolved = [ref for ref in held if ref._outcome is None or ref._outcome is ELSEWHERE]
         for ref in unresolved:
             ref._resolve(Failure(partial(OwnerDiedError, f"object {ref.id} was not fetched: {text}"), quiet=True))
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec import structs
+
 from actorlite.context import CallScope, current_call, current_trace
 from actorlite.errors import (
     ActorliteError,
@@ -374,6 +376,23 @@ def make_envelope(
         if structured:
             chain = (*scope.chain, Hop(info.actor_id or "", info.task_id, info.function_name))[-MAX_CHAIN:]
     return Envelope(0, timeout, parent, chain, structured, trace, name, num_returns, units, variables)
+
+
+def next_attempt(envelope: Envelope | None, **changes: Any) -> Envelope:
+    """The envelope of a call that is tried once more."""
+    old = envelope or Envelope()
+    return structs.replace(old, attempt=old.attempt + 1, **changes)
+
+
+def attempted(failure: bytes, attempts: int) -> Failure:
+    """What user code raised in the last of several attempts."""
+    return Failure(partial(_decode_attempted, failure, attempts))
+
+
+def _decode_attempted(failure: bytes, attempts: int) -> BaseException:
+    error = decode_failure(failure)
+    error.add_note(f"raised in attempt {attempts}, the last one")
+    return error
 
 
 def make_sink(runtime: ProcessRuntime, num_returns: int) -> tuple[int, Any, Any]:

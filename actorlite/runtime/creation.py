@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actorlite.definitions import ActorDefinition
-from actorlite.errors import ActorliteError, ActorUnavailableError, ConnectionLost, Outcome
+from actorlite.errors import (
+    ActorliteError,
+    ActorUnavailableError,
+    ConnectFailed,
+    ConnectionLost,
+    Outcome,
+    WorkerStartError,
+)
 from actorlite.ids import ActorId, actor_id
 from actorlite.options import ActorOptions
 from actorlite.resources import CPU, actor_request
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link, unschedulable
 from actorlite.runtime.calls import Outbound, encode_arguments
-from actorlite.state.actors import ActorEvent, ActorState
+from actorlite.runtime.restarts import Recipe
+from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.wire.code import CodeBlob
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import ActorPlace, Conduct, CreateActor, Failed, Lease, Reply, encode
@@ -59,6 +68,8 @@ class CreationOut(Outbound):
             slots,
             actor_request(options.num_cpus).lifetime.units_of(CPU),
             _conduct(self.link, options),
+            self.link.restarts,
+            options.stop_timeout,
         )
         self.peer = peer
         peer.call(self.number, self, encode(message), *parts)
@@ -69,6 +80,8 @@ class CreationOut(Outbound):
     def answered(self, message: Any, parts: Any) -> None:
         if type(message) is Reply:
             self.link.happened(ActorEvent.STARTED)
+            if self.options.max_restarts:
+                self.runtime.restarter.started(self.link)
             self.end(None)
             return
         if type(message) is Failed:
@@ -83,14 +96,15 @@ class CreationOut(Outbound):
         self.end(None)  # the loss of the worker is told to the link
 
     def fail(self, text: str, *, init_failed: bool = False) -> None:
-        self.link.happened(ActorEvent.FAILED, text, init_failed=init_failed)
+        self.link.happened(ActorEvent.FAILED, text, init_failed=init_failed, cause=DeathCause.INIT_FAILED)
+        self.runtime.restarter.forget(self.link.id)
         self.maker.give_back(self.link)
         self.end(None)
 
 
 def _conduct(link: Link, options: ActorOptions) -> Conduct | None:
     """How the actor takes calls; None for the plain way."""
-    definition, limits = link.definition, link.limits
+    definition, limits = link.definition, options.limits
     groups, reentrant = options.concurrency_groups, options.reentrant
     if not (groups or reentrant or definition.has_readonly or limits):
         return None
@@ -121,16 +135,25 @@ class ActorMaker:
         blob = runtime.code.blob_of(definition)
         encoded, dependencies = encode_arguments(args, kwargs)
         number = next(runtime.hub.numbers)
-        link = Link(runtime, actor_id(runtime.process, number), definition, "", options.limits)
-        creation = CreationOut(runtime, number, f"{definition.name}.__init__", None, encoded, dependencies, None)
+        link = Link(runtime, actor_id(runtime.process, number), definition, "", options)
+        recipe = Recipe(options, blob, encoded, dependencies)
+        if options.max_restarts:
+            runtime.restarter.keep(link.id, recipe)
+        runtime.directory.created[link.id] = link
+        runtime.post(self.make, link, recipe, number)
+        return link
+
+    def make(self, link: Link, recipe: Recipe, number: int = 0) -> None:
+        """Call the constructor, on a worker to be found."""
+        name = f"{link.definition.name}.__init__"
+        number = number or next(self.runtime.hub.numbers)
+        creation = CreationOut(self.runtime, number, name, None, recipe.encoded, recipe.dependencies, None)
         creation.link = link
-        creation.options = options
-        creation.blob = blob
+        creation.options = recipe.options
+        creation.blob = recipe.blob
         creation.lease = None
         creation.maker = self
-        runtime.directory.created[link.id] = link
-        runtime.post(self._start, creation)
-        return link
+        self._start(creation)
 
     def _start(self, creation: CreationOut) -> None:
         creation.begin()
@@ -155,7 +178,12 @@ class ActorMaker:
         link = creation.link
         task = self.runtime.spawn(self._create(creation))
         self._creating[link.id] = (creation, task)
-        task.add_done_callback(lambda _: self._creating.pop(link.id, None))
+        task.add_done_callback(partial(self._created, link.id))
+
+    def _created(self, identifier: ActorId, task: asyncio.Task[None]) -> None:
+        creating = self._creating.get(identifier)
+        if creating is not None and creating[1] is task:  # else it is being made again already
+            del self._creating[identifier]
 
     async def _create(self, creation: CreationOut) -> None:
         try:
@@ -166,6 +194,12 @@ class ActorMaker:
             creation.send(peer)
         except ActorliteError as error:
             error = unschedulable(error)
+            crash = isinstance(error, ConnectFailed | ConnectionLost | WorkerStartError)
+            if crash and self.runtime.restarter.may_restart(creation.link.id):
+                self.give_back(creation.link)
+                creation.end(None)
+                self.runtime.restarter.crashed(creation.link, str(error))
+                return
             creation.fail(f"no worker could be had ({type(error).__name__}): {error}")
         except asyncio.CancelledError:
             self.give_back(creation.link)
@@ -209,12 +243,18 @@ class ActorMaker:
         if lease is not None:
             self.runtime.node.return_lease(lease.number, reuse=False)
 
-    def take_lease(self, link: Link) -> ActorLease | None:
+    def take_lease(self, identifier: ActorId) -> ActorLease | None:
         """The lease of an actor that has ended, or is to end: the caller's to return."""
-        creating = self._creating.get(link.id)
+        creating = self._creating.get(identifier)
         if creating is not None:
             creating[1].cancel()
-        return self._leases.pop(link.id, None)
+        return self._leases.pop(identifier, None)
+
+    def end_lease(self, identifier: ActorId, *, retire: bool = False) -> None:
+        """Its worker is not clean. One that ended in good order lives (`retire`) while others hold what it owns."""
+        lease = self.take_lease(identifier)
+        if lease is not None:
+            self.runtime.node.return_lease(lease.number, reuse=False, retire=retire)
 
     def fail_all(self, text: str) -> None:
         """The session is over: what is not made yet never will be."""

@@ -1,4 +1,4 @@
-"""The actors that this process created or holds handles of: how they come to be, where they live, how they end."""
+"""The actors that this process created or holds handles of: how they are known, how they end at once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from weakref import WeakValueDictionary
 from actorlite.definitions import ActorDefinition
 from actorlite.errors import ActorDiedError, ActorliteError, Outcome
 from actorlite.ids import ActorId, ProcessId, owner_of
+from actorlite.options import ActorOptions
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link
 from actorlite.runtime.held import HeldBack
-from actorlite.state.actors import ActorEvent, ActorState
+from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.wire.messages import (
     ActorPlace,
     KillActor,
@@ -27,30 +28,55 @@ if TYPE_CHECKING:
 
 
 class ActorDirectory:
+    """Holds no link itself: an actor that nobody holds ends."""
+
     def __init__(self, runtime: ProcessRuntime) -> None:
         self.runtime = runtime
-        self.created: dict[ActorId, Link] = {}
+        self.created: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self._held: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
-        self._finding: set[ActorId] = set()
         self.held_back: dict[ActorId, HeldBack] = {}
         """Those whose mailbox is full, and that keep calls until there is room."""
+        self._weak: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self._losses: dict[ProcessId, asyncio.Task[None]] = {}
+        runtime.exports.find_actor = self.own
+
+    def own(self, identifier: ActorId) -> Link | None:
+        """The link of an actor that this process created, while somebody holds it."""
+        return self.created.get(identifier)
+
+    def all(self) -> list[Link]:
+        return [*self.created.values(), *self._held.values(), *self._weak.values()]
 
     # --- handles of other processes
 
     def export_link(self, link: Link) -> tuple[Any, ...]:
-        return link.id, link.owner_address or self.runtime.hub.identity.address, *link.limits
+        address = link.owner_address or self.runtime.hub.identity.address
+        if link.options is link.definition.options:
+            return link.id, address
+        return link.id, address, link.options
 
-    def import_link(
-        self, identifier: ActorId, owner_address: str, definition: ActorDefinition, limits: tuple[Any, ...]
+    def import_link(self, data: tuple[Any, ...], definition: ActorDefinition, *, weak: bool = False) -> Link:
+        """The link for a handle that came in a message. From any thread. A `weak` one does not hold the actor."""
+        identifier, owner_address, *options = data
+        return self._imported(identifier, owner_address, (*options, definition.options)[0], definition, weak)
+
+    def _imported(
+        self, identifier: ActorId, owner_address: str, options: ActorOptions, definition: ActorDefinition, weak: bool
     ) -> Link:
-        """The link for a handle that came in a message. From any thread."""
-        link = self.created.get(identifier) or self._held.get(identifier)
-        if link is None:
-            link = Link(self.runtime, identifier, definition, owner_address, limits)
-            if owner_of(identifier) == self.runtime.process:
+        runtime = self.runtime
+        if owner_of(identifier) == runtime.process:
+            link = self.own(identifier)
+            if link is None:
+                link = Link(runtime, identifier, definition, "", options)
                 link.happened(ActorEvent.LOST, "it ended before this handle came back to its creator")
-            link = self._held.setdefault(identifier, link)
+            return link
+        known = self._weak if weak else self._held
+        link = known.get(identifier)
+        if link is None:
+            link = Link(runtime, identifier, definition, owner_address, options)
+            if not weak:
+                link.held = runtime.borrows.hold_actor(identifier, owner_address)
+            link = known.setdefault(identifier, link)
         return link
 
     def room(self, message: Room) -> None:
@@ -59,55 +85,53 @@ class ActorDirectory:
         if held is not None and held.link.peer is not None:
             held.room(held.link.peer, message.calls, message.bytes)
 
-    def find(self, link: Link) -> None:
-        """Learn where the actor lives, and connect. On the loop."""
-        if link.id not in self._finding:
-            self._finding.add(link.id)
-            self.runtime.spawn(self._find(link))
-
-    async def _find(self, link: Link) -> None:
-        try:
-            if link.place is None:
-                owner = await self.runtime.hub.connect(link.owner_address)
-                place = await owner.request(next(self.runtime.hub.numbers), ResolveActor(link.id))
-                if not isinstance(place, ActorPlace) or place.error:
-                    text = place.error if isinstance(place, ActorPlace) else "its creator does not know it"
-                    link.happened(ActorEvent.LOST, text, init_failed=bool(place and place.init_failed))
-                    return
-                link.place = place
-            peer = await self.runtime.hub.connect(link.place.address)
-            if link.life is ActorState.PENDING_CREATION and link.owner_address:
-                link.happened(ActorEvent.STARTED)
-            link.connected(peer)
-        except ActorliteError as error:
-            process = link.place.process if link.place is not None else owner_of(link.id)
-            link.happened(ActorEvent.LOST, f"{await self.runtime.why_died(process)} ({error})")
-        finally:
-            self._finding.discard(link.id)
+    def holding(self, link: Link) -> Link:
+        """A link to the same actor that keeps it alive."""
+        if not link.is_weak:
+            return link
+        return self._imported(link.id, link.owner_address, link.options, link.definition, False)
 
     async def resolve(self, peer: Peer, body: ResolveActor) -> ActorPlace:
         """Handler: where does the actor live that this process created?"""
-        link = self.created.get(body.target)
+        link = self.own(body.target)
         if link is None:
-            return ActorPlace(self.runtime.process, "", 0, "it has ended")
-        while link.place is None and link.life is ActorState.PENDING_CREATION:
-            await self._next_step(link)
-        if link.place is None or link.life is ActorState.DEAD:
-            return ActorPlace(self.runtime.process, "", 0, link.death or "it has ended", link.init_failed)
-        return link.place
+            text = "nobody held a handle any more, so it was ended"
+            return ActorPlace(self.runtime.process, "", 0, text, state="DEAD", cause=DeathCause.OUT_OF_SCOPE.value)
+        if body.dead is not None and link.place is not None and link.place.process == body.dead:
+            await self.worker_lost(body.dead)
+        while body.wait and link.life is not ActorState.DEAD and link.place is None:
+            await self.next_step(link)
+        return self.describe(link)
+
+    def describe(self, link: Link) -> ActorPlace:
+        """An own actor as it is now."""
+        place = link.place
+        process, address, pid = (place.process, place.address, place.pid) if place is not None else (link.id[:0], "", 0)
+        cause = link.cause.value if link.cause is not None else ""
+        dead = link.life is ActorState.DEAD
+        return ActorPlace(
+            ProcessId(process),
+            "" if dead else address,
+            pid,
+            (link.death or "it has ended") if dead else "",
+            link.init_failed,
+            link.state,
+            cause,
+            link.restarts,
+        )
 
     async def ready(self, link: Link) -> None:
         """Return once the constructor and `on_start` have returned. Raises `ActorDiedError`."""
         if link.owner_address and link.peer is None and link.life is not ActorState.DEAD:
-            self.find(link)
-        while link.life is ActorState.PENDING_CREATION:
-            await self._next_step(link)
+            self.runtime.lookups.find(link)
+        while link.life in (ActorState.PENDING_CREATION, ActorState.RESTARTING):
+            await self.next_step(link)
         if link.life is ActorState.DEAD:
             raise ActorDiedError(
                 f"{link!r} is dead: {link.death}", actor_init_failed=link.init_failed, outcome=Outcome.NOT_EXECUTED
             )
 
-    async def _next_step(self, link: Link) -> None:
+    async def next_step(self, link: Link) -> None:
         future: asyncio.Future[None] = self.runtime.loop.create_future()
         if link.ready is None:
             link.ready = []
@@ -116,32 +140,52 @@ class ActorDirectory:
 
     # --- ends
 
-    async def kill(self, link: Link) -> None:
+    async def kill(self, link: Link, *, no_restart: bool = True) -> None:
         """End the actor now; calls under way fail. Idempotent."""
         if link.owner_address:
-            owner = await self.runtime.hub.connect(link.owner_address)
-            await owner.request(next(self.runtime.hub.numbers), KillActor(link.id))
+            await self._ask_owner(link, KillActor(link.id, False, no_restart))
             return
         if link.life is ActorState.DEAD:
             return
-        peer = link.peer
-        link.happened(ActorEvent.KILLED, "it was killed by al.kill()")
-        lease = self.runtime.maker.take_lease(link)
-        place = link.place
+        runtime = self.runtime
+        restarts = not no_restart and runtime.restarter.may_restart(link.id)
+        if restarts and link.peer is None:
+            return  # it is being made anew already
+        peer, place = link.peer, link.place
+        if not restarts:
+            link.happened(ActorEvent.KILLED, "it was killed by al.kill()", cause=DeathCause.KILLED)
+            runtime.restarter.forget(link.id)
+        lease = runtime.maker.take_lease(link.id)
         if lease is not None and lease.exclusive and place is not None:
-            await self.runtime.node.kill_worker(place.process)
+            await runtime.node.kill_worker(place.process)
+            if restarts:
+                await self.worker_lost(place.process)
+            return
+        if lease is not None:
+            runtime.node.return_lease(lease.number, reuse=False)
+        if restarts:
+            link.happened(ActorEvent.CRASHED)  # before its worker answers for the calls under way
+        if peer is not None:
+            await self.stop(peer, link.id, graceful=False, restarts=restarts)
+        if restarts and link.life is ActorState.RESTARTING:
+            runtime.restarter.crashed(link, "it was killed by al.kill(no_restart=False)")
+
+    async def terminate(self, link: Link) -> None:
+        """End the actor after the calls that were made before."""
+        if link.owner_address:
+            await self._ask_owner(link, KillActor(link.id, graceful=True))
         else:
-            if lease is not None:
-                self.runtime.node.return_lease(lease.number, reuse=False)
-            if peer is not None:
-                await self._stop(peer, link, graceful=False)
-        self.created.pop(link.id, None)
+            await self.runtime.lifetimes.terminate(link)
+
+    async def _ask_owner(self, link: Link, wish: KillActor) -> None:
+        owner = await self.runtime.hub.connect(link.owner_address)
+        await owner.request(next(self.runtime.hub.numbers), wish)
 
     async def killed(self, peer: Peer, body: KillActor) -> Yes:
-        """Handler: another process kills an actor that this one created."""
-        link = self.created.get(body.target)
+        """Handler: another process ends an actor that this one created."""
+        link = self.own(body.target)
         if link is not None:
-            await self.kill(link)
+            await (self.terminate(link) if body.graceful else self.kill(link, no_restart=body.no_restart))
         return Yes(link is not None)
 
     async def worker_lost(self, process: ProcessId) -> None:
@@ -153,21 +197,31 @@ class ActorDirectory:
         await asyncio.shield(task)
 
     async def _worker_lost(self, process: ProcessId) -> None:
-        text = await self.runtime.why_died(process)
-        for link in [*self.created.values(), *self._held.values()]:
-            if link.place is not None and link.place.process == process and link.life is not ActorState.DEAD:
-                link.happened(ActorEvent.LOST, text)
-                lease = self.runtime.maker.take_lease(link)
-                if lease is not None:  # in case only the connection broke, and the worker lives on
-                    self.runtime.node.return_lease(lease.number, reuse=False)
+        death = await self.runtime.node.how_ended(process)
+        asking = []
+        for link in self.all():
+            if link.place is None or link.place.process != process:
+                continue
+            if not link.owner_address:
+                # In case only the connection broke, and the worker lives on.
+                self.runtime.maker.end_lease(link.id)
+                if link.life is not ActorState.DEAD:
+                    self.runtime.restarter.crashed(link, death.text)
+            elif link.life is not ActorState.DEAD:
+                link.happened(ActorEvent.CRASHED, death.text)
+                asking.append(self.runtime.lookups.lost(link, process if death.known else None))
+        if asking:
+            await asyncio.gather(*asking)
 
     async def stop_all(self, grace_s: float) -> None:
         """Run `on_stop` of the actors that have one, all at once, for at most `grace_s`."""
+        self.runtime.lifetimes.drain()
         stopping = [
-            self._stop(link.peer, link, graceful=True)
+            self.stop(link.peer, link.id, graceful=True)
             for link in self.created.values()
             if link.life is ActorState.ALIVE and link.peer is not None and hasattr(link.definition.cls, "on_stop")
         ]
+        stopping += [self.stop(each.peer, each.id, graceful=True) for each in self.runtime.lifetimes.endings.values()]
         if stopping:
             try:
                 async with asyncio.timeout(grace_s):
@@ -175,15 +229,14 @@ class ActorDirectory:
             except TimeoutError:
                 pass  # the grace is over: what is left is killed with its worker
 
-    async def _stop(self, peer: Peer, link: Link, *, graceful: bool) -> None:
+    async def stop(self, peer: Peer, identifier: ActorId, *, graceful: bool, restarts: bool = False) -> None:
         try:
-            await peer.request(next(self.runtime.hub.numbers), StopActor(link.id, graceful))
+            await peer.request(next(self.runtime.hub.numbers), StopActor(identifier, graceful, restarts))
         except ActorliteError:
             return  # it died first
 
     def fail_all(self, text: str) -> None:
         """The session is over: nobody lives on."""
         self.runtime.maker.fail_all(text)
-        for link in [*self.created.values(), *self._held.values()]:
-            link.happened(ActorEvent.KILLED, text)
-        self.created.clear()
+        for link in self.all():
+            link.happened(ActorEvent.KILLED, text, cause=DeathCause.SESSION_ENDED)

@@ -1,4 +1,4 @@
-"""The objects of this process that others hold.
+"""The objects and actors of this process that others hold.
 
 An owned reference carries its own value; nothing is recorded for it until it leaves the process. Then an *export* keeps
 it alive for those who hold it: messages under way (pins) and processes that registered (borrowers).
@@ -12,22 +12,23 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from actorlite.errors import ObjectLostError, ProtocolError
-from actorlite.ids import ObjectId, ProcessId
+from actorlite.ids import ActorId, ObjectId, ProcessId
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.payloads import pack
+from actorlite.runtime.payloads import entry_of_actor, pack
 from actorlite.wire.failures import encode_failure
 from actorlite.wire.messages import Borrow, Exists, Failed, Fetch, Release, Reply, Taken, encode
 from actorlite.wire.serialize import Encoded, current_import
 
 
 class _Export:
-    """An owned reference that others hold."""
+    """An owned reference, or the link of an own actor, that others hold."""
 
-    __slots__ = ("ref", "borrowers", "pins")
+    __slots__ = ("id", "ref", "borrowers", "pins")
 
-    def __init__(self, ref: ObjectRef[Any]) -> None:
+    def __init__(self, id: ObjectId, ref: Any) -> None:
+        self.id = id
         self.ref = ref
         self.borrowers: set[ProcessId] = set()
         self.pins = 0
@@ -39,6 +40,8 @@ class Exports:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._exports: dict[ObjectId, _Export] = {}
+        self.find_actor: Callable[[ActorId], object | None] = lambda identifier: None
+        """The link of an actor that this process created, while somebody holds it."""
         self._held_for_reply: dict[tuple[Peer, int], Sequence[object]] = {}
         self._pickled: WeakValueDictionary[ObjectId, ObjectRef[Any]] = WeakValueDictionary()
         """Own references inside values: found again while something here keeps them, exported or not."""
@@ -53,7 +56,7 @@ class Exports:
         """A message with these references is under way. On the loop."""
         for ref in handles:
             if isinstance(ref, ObjectRef) and not ref.owner_address:
-                self._export_of(ref).pins += 1
+                self._export(ref.id, ref).pins += 1
 
     def unpin(self, handles: Iterable[object]) -> None:
         """The message has arrived and its receiver has registered, or it never will."""
@@ -86,9 +89,9 @@ class Exports:
     # --- handlers of messages
 
     def borrow(self, peer: Peer, message: Borrow, parts: Sequence[memoryview]) -> None:
-        ref = self.known(message.object)
-        if ref is not None:
-            self._export_of(ref).borrowers.add(peer.identity.process)
+        known = self._known(message.object)
+        if known is not None:
+            self._export(message.object, known).borrowers.add(peer.identity.process)
         peer.tell(encode(Exists(message.id)))
 
     def release(self, peer: Peer, message: Release, parts: Sequence[memoryview]) -> None:
@@ -135,18 +138,25 @@ class Exports:
 
     def known(self, identifier: ObjectId) -> ObjectRef[Any] | None:
         """An own reference that others hold, or that is in a value here."""
-        export = self._exports.get(identifier)
-        return export.ref if export is not None else self._pickled.get(identifier)
+        ref = self._known(identifier)
+        return ref if isinstance(ref, ObjectRef) else None
 
-    def _export_of(self, ref: ObjectRef[Any]) -> _Export:
-        export = self._exports.get(ref.id)
+    def _known(self, identifier: ObjectId) -> Any:
+        export = self._exports.get(identifier)
+        if export is not None:
+            return export.ref
+        actor = entry_of_actor(identifier)
+        return self._pickled.get(identifier) if actor is None else self.find_actor(actor)
+
+    def _export(self, identifier: ObjectId, known: Any) -> _Export:
+        export = self._exports.get(identifier)
         if export is None:
-            export = self._exports[ref.id] = _Export(ref)
+            export = self._exports[identifier] = _Export(identifier, known)
         return export
 
     def _drop(self, export: _Export) -> None:
         if not export.borrowers and export.pins <= 0:
-            self._exports.pop(export.ref.id, None)
+            self._exports.pop(export.id, None)
 
     def __repr__(self) -> str:
         return f"<Exports objects={len(self._exports)} held_for_reply={len(self._held_for_reply)}>"

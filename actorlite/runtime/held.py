@@ -13,7 +13,8 @@ from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import CallerWaits, encode
 
 if TYPE_CHECKING:
-    from actorlite.runtime.actors import ActorOut, Link
+    from actorlite.runtime.actor_calls import ActorOut
+    from actorlite.runtime.actors import Link
 
 
 class HeldBack:

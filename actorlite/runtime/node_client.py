@@ -44,7 +44,7 @@ class NodeClient:
         self.explain: Callable[[], Awaitable[str]] | None = None
         """For a process that started its node itself: how it ended, once it has."""
         self._hub = hub
-        self._inquiries: dict[ProcessId, asyncio.Task[str]] = {}
+        self._inquiries: dict[ProcessId, asyncio.Task[Death]] = {}
         self._given_up: set[asyncio.Task[Lease | None]] = set()
         """Requests for workers whose answers are still to come, though nobody waits for them any more."""
 
@@ -68,9 +68,9 @@ class NodeClient:
             raise NodeDiedError(await self.why_gone(str(error)), outcome=Outcome.NOT_EXECUTED) from None
         return lease if isinstance(lease, Lease) else None
 
-    def return_lease(self, lease: int, *, reuse: bool = True) -> None:
+    def return_lease(self, lease: int, *, reuse: bool = True, retire: bool = False) -> None:
         """Give a worker back. The node frees the leases of a lost connection itself."""
-        self.peer.tell(encode(Request(next(self._hub.numbers), ReturnLease(lease, reuse))))
+        self.peer.tell(encode(Request(next(self._hub.numbers), ReturnLease(lease, reuse, retire))))
 
     def _return_late(self, asking: asyncio.Task[Any]) -> None:
         self._given_up.discard(asking)
@@ -103,7 +103,11 @@ class NodeClient:
         }
 
     async def why_died(self, process: ProcessId) -> str:
-        """One line on how a process ended; never raises. Several callers share one inquiry."""
+        """One line on how a process ended; never raises."""
+        return (await self.how_ended(process)).text
+
+    async def how_ended(self, process: ProcessId) -> Death:
+        """How a process ended, and whether that is known; never raises. Several callers share one inquiry."""
         task = self._inquiries.get(process)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._inquire(process), name=f"actorlite why {process}")
@@ -127,16 +131,17 @@ class NodeClient:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _inquire(self, process: ProcessId) -> str:
+    async def _inquire(self, process: ProcessId) -> Death:
         if self.gone:
-            return self.gone
+            return Death(True, self.gone)
         try:
             async with asyncio.timeout(WHY_DIED_S):
                 death = await self.peer.request(next(self._hub.numbers), WhyDied(process))
         except TimeoutError:
-            return f"process {process} closed its connection; its node did not say why within {WHY_DIED_S:g} s"
+            text = f"process {process} closed its connection; its node did not say why within {WHY_DIED_S:g} s"
+            return Death(False, text)
         except ConnectionLost as error:
-            return await self.why_gone(str(error))
+            return Death(True, await self.why_gone(str(error)))
         except ActorliteError as error:
-            return str(error)
-        return death.text if isinstance(death, Death) else f"process {process} is gone"
+            return Death(False, str(error))
+        return death if isinstance(death, Death) else Death(False, f"process {process} is gone")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from actorlite.ids import ObjectId
+from actorlite.ids import ActorId, ObjectId
 from actorlite.refs import ObjectRef
 from actorlite.transport import Buffer
-from actorlite.wire.messages import INLINE_PAYLOAD_BYTES, Payload
+from actorlite.wire.messages import ACTOR_MARK, INLINE_PAYLOAD_BYTES, Payload
 from actorlite.wire.serialize import Encoded
 
 RefEntries = tuple[tuple[ObjectId, str], ...]
@@ -22,9 +23,28 @@ def pack(encoded: Encoded, own_address: str) -> tuple[Payload, Sequence[Buffer]]
     return Payload(encoded.kind, b"", 1 + len(encoded.buffers), refs), (data, *encoded.buffers)
 
 
-def ref_entries(handles: Iterable[object], own_address: str) -> RefEntries:
-    """What the receiver must know of the references inside: id and owner's address."""
-    return tuple({ref.id: ref.owner_address or own_address for ref in handles if isinstance(ref, ObjectRef)}.items())
+def ref_entries(handles: Iterable[Any], own_address: str) -> RefEntries:
+    """What the receiver must know of the references and actor handles inside: id and owner's address."""
+    entries: dict[ObjectId, str] = {}
+    for each in handles:
+        if isinstance(each, ObjectRef):
+            entries[each.id] = each.owner_address or own_address
+            continue
+        actor = getattr(each, "__actorlite_link__", each)  # a handle, or what stands for one
+        owner_address = getattr(actor, "owner_address", None)
+        if owner_address is not None:
+            entries[actor_entry(actor.id)] = owner_address or own_address
+    return tuple(entries.items())
+
+
+def actor_entry(identifier: ActorId) -> ObjectId:
+    """An actor's id as it stands among those of objects."""
+    return ObjectId(ACTOR_MARK + identifier)
+
+
+def entry_of_actor(entry: ObjectId) -> ActorId | None:
+    """The actor that an entry names; None for an object."""
+    return ActorId(entry[len(ACTOR_MARK) :]) if entry.startswith(ACTOR_MARK) else None
 
 
 def unpack(payload: Payload, parts: Sequence[memoryview], offset: int = 1) -> Encoded:

@@ -19,13 +19,20 @@ from actorlite.runtime.actors import Link
 from actorlite.runtime.borrows import Borrows
 from actorlite.runtime.code import CodeBook
 from actorlite.runtime.creation import ActorMaker
+from actorlite.runtime.delays import Delays
 from actorlite.runtime.directory import ActorDirectory
 from actorlite.runtime.exports import Exports
+from actorlite.runtime.lifetimes import Lifetimes
+from actorlite.runtime.lookups import Lookups
+from actorlite.runtime.losses import Losses
 from actorlite.runtime.node_client import NodeClient
+from actorlite.runtime.restarts import Restarter
 from actorlite.runtime.streams import OwnStream, Streams
 from actorlite.runtime.tasks import TaskSubmitter
 from actorlite.streams import ObjectRefStream, StreamSource
 from actorlite.wire.messages import (
+    ActorEnded,
+    ActorPlace,
     Borrow,
     CancelWork,
     Define,
@@ -71,6 +78,7 @@ class ProcessRuntime:
         """Guards `Quota.posted`."""
         self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.delays = Delays(self.loop)
         self.exports = Exports(hub)
         self.borrows = Borrows(self)
         self.streams = Streams(self)
@@ -78,6 +86,10 @@ class ProcessRuntime:
         self.tasks = TaskSubmitter(self)
         self.maker = ActorMaker(self)
         self.directory = ActorDirectory(self)
+        self.lookups = Lookups(self)
+        self.losses = Losses(self)
+        self.lifetimes = Lifetimes(self)
+        self.restarter = Restarter(self)
 
     def install(self, handlers: Handlers) -> None:
         """Take the messages that are for a runtime."""
@@ -90,6 +102,7 @@ class ProcessRuntime:
                 Fetch: self.exports.fetch,
                 StreamNext: self.streams.next,
                 StreamClose: self.streams.close,
+                ActorEnded: self.lifetimes.ended,
                 Reclaim: lambda peer, message, parts: self.reclaim(),
                 Room: lambda peer, message, parts: self.directory.room(message),
                 Ending: lambda peer, message, parts: self.node_ending(message.reason),
@@ -197,7 +210,16 @@ class ProcessRuntime:
         return self.maker.create(definition, args, kwargs, options)
 
     async def kill(self, link: Any, *, no_restart: bool) -> None:
-        await self.on_own_loop(self.directory.kill(link))
+        await self.on_own_loop(self.directory.kill(link, no_restart=no_restart))
+
+    async def terminate(self, link: Any) -> None:
+        await self.on_own_loop(self.directory.terminate(link))
+
+    async def describe_actor(self, link: Any) -> ActorPlace:
+        return await self.on_own_loop(self._describe(link))
+
+    async def _describe(self, link: Link) -> ActorPlace:
+        return await self.lookups.describe(link) if link.owner_address else self.directory.describe(link)
 
     async def actor_ready(self, link: Any) -> None:
         await self.on_own_loop(self.directory.ready(link))
@@ -205,9 +227,11 @@ class ProcessRuntime:
     def export_actor(self, link: Any) -> tuple[Any, ...]:
         return self.directory.export_link(link)
 
-    def import_actor(self, data: tuple[Any, ...], definition: ActorDefinition) -> Link:
-        identifier, owner_address, *limits = data
-        return self.directory.import_link(identifier, owner_address, definition, tuple(limits))
+    def import_actor(self, data: tuple[Any, ...], definition: ActorDefinition, *, weak: bool = False) -> Link:
+        return self.directory.import_link(data, definition, weak=weak)
+
+    def hold_actor(self, link: Any) -> Link:
+        return self.directory.holding(link)
 
     # --- objects
 
@@ -285,6 +309,7 @@ class ProcessRuntime:
         self.gone = self.node.gone = reason
         if self.shut_down is None:
             self.quiet = True  # a worker ends with its node: nobody is left who could have wanted its results
+        self.delays.end()
         self.tasks.fail_all(NodeDiedError, reason)
         self.directory.fail_all(reason)
 

@@ -19,6 +19,7 @@ from actorlite.errors import (
     NodeDiedError,
     Outcome,
     PendingCallsLimitExceeded,
+    TaskCancelledError,
     WorkerCrashedError,
 )
 from actorlite.ids import ProcessId
@@ -29,24 +30,31 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.calls import (
     Outbound,
     StructuredResult,
+    attempted,
     await_structured,
     bind_call,
     encode_arguments,
     fail_with,
     make_envelope,
     make_sink,
+    next_attempt,
     take_item,
 )
 from actorlite.runtime.room import RoomQuota, open_wide, size_of, take_turn, wake
 from actorlite.runtime.streams import OwnStream, streaming, window_of
 from actorlite.state.quota import UNLIMITED, Quota
+from actorlite.state.retries import Backoff, after_try, is_retried
 from actorlite.state.tasks import TaskPool
 from actorlite.streams import ObjectRefStream
-from actorlite.wire.messages import HANDED_BACK, ONE_CPU, STOPPED, Envelope, Lease, Rejected, TaskCall, encode
+from actorlite.wire.failures import decode_failure
+from actorlite.wire.messages import HANDED_BACK, ONE_CPU, STOPPED, Failed, Lease, Rejected, TaskCall, encode
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
     from actorlite.wire.code import CodeBlob
+
+RETRY_BACKOFF = Backoff(first_s=0.1, cap_s=5.0, free=1)
+"""Between an exception and the next attempt; a crash is followed by one at once."""
 
 LINGER_S = 0.05
 """How long an idle lease is kept for the next task: a caller that awaits one task after the other needs no new lease.
@@ -64,10 +72,11 @@ MAX_CONNECT_FAILURES = 5
 class TaskOut(Outbound):
     """One task on its way, through as many attempts as it has."""
 
-    __slots__ = ("blob", "retries", "group", "lease", "forced", "queued")
+    __slots__ = ("blob", "retries", "retry_on", "group", "lease", "forced", "queued")
 
     blob: CodeBlob
     retries: int
+    retry_on: bool | tuple[type[Exception], ...]
     group: LeaseGroup
     lease: int
     forced: bool
@@ -89,6 +98,10 @@ class TaskOut(Outbound):
             self.unsent()
             group.handed_back(lease, self)
             return
+        if type(message) is Failed and self.retry_on and not self.ended:
+            group.finished(lease, self)
+            self._raised(message.failure)
+            return
         super().answered(message, parts)
         if self.forced and type(message) is Rejected and message.reason == STOPPED:
             group.end_worker(lease)
@@ -97,11 +110,29 @@ class TaskOut(Outbound):
 
     def cancel(self, *, force: bool = False, recursive: bool = True) -> bool:
         self.forced = self.forced or force
+        self.retries = 0  # what was cancelled does not run again, however its attempt ends
         return super().cancel(force=force, recursive=recursive)
 
     def item(self, message: Any, parts: Any) -> None:
         self.retries = 0  # the reader may have seen it: another attempt could tell another story
         take_item(self, message, parts)
+
+    def _raised(self, failure: bytes) -> None:
+        """User code raised: try again, if its owner asked for that and the exception is one of those."""
+        error = decode_failure(failure)
+        attempt = self.envelope.attempt if self.envelope is not None else 0
+        if not self.retries or not is_retried(error, self.retry_on) or isinstance(error, TaskCancelledError):
+            self.end(attempted(failure, attempt + 1) if attempt else Failure(partial(decode_failure, failure)))
+            return
+        self.retries = after_try(self.retries)
+        self.envelope = next_attempt(self.envelope)
+        self.peer = None
+        self.unsent()
+        self.runtime.delays.after(RETRY_BACKOFF.delay_s(attempt + 1, self.runtime.hub.luck()), self._again)
+
+    def _again(self) -> None:
+        if not self.ended:
+            self.group.submit_again(self)
 
     def lost(self, error: ConnectionLost) -> None:
         # The worker ran its calls in order, so the oldest one is taken to be what it died of. Those behind it are run
@@ -117,16 +148,12 @@ class TaskOut(Outbound):
             self.runtime.spawn(self._crashed(peer)).add_done_callback(self._crash_said)
             return
         if oldest and not unsent:
-            self.retries -= 1 if self.retries > 0 else 0
-            self._next_attempt()
+            self.retries = after_try(self.retries)
+            self.envelope = next_attempt(self.envelope)
         self.group.submit_again(self)
 
     def withdraw(self) -> None:
         self.group.withdraw(self)
-
-    def _next_attempt(self) -> None:
-        old = self.envelope or Envelope()
-        self.envelope = structs.replace(old, attempt=old.attempt + 1)
 
     async def _crashed(self, peer: Peer | None) -> None:
         text = self.runtime.gone or (
@@ -499,6 +526,7 @@ class TaskSubmitter:
         call = TaskOut(runtime, number, options.name or definition.name, where, encoded, dependencies, envelope)
         call.blob = blob
         call.retries = options.max_retries
+        call.retry_on = options.retry_exceptions
         call.lease = 0
         call.forced = False
         call.queued = False

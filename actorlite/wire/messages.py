@@ -74,6 +74,10 @@ class Refused(_Message, tag=5, frozen=True):
 # --- payloads and envelopes -----------------------------------------------------------------------------------
 
 
+ACTOR_MARK = "@"
+"""Before the id of an actor where the ids of objects may stand too: both are held by those who received them."""
+
+
 class Payload(_Message, frozen=True):
     """An encoded user value. `parts` counts the message parts that belong to it, after those of earlier payloads."""
 
@@ -81,7 +85,8 @@ class Payload(_Message, frozen=True):
     data: bytes
     parts: int = 0
     refs: tuple[tuple[ObjectId, str], ...] = ()
-    """The references contained in the value and their owners' addresses: visible without unpickling."""
+    """The references contained in the value and their owners' addresses: visible without unpickling. Actors whose
+    handles are contained are listed too, their ids behind `ACTOR_MARK`."""
 
 
 class Hop(_Message, frozen=True):
@@ -119,6 +124,9 @@ class Envelope(_Message, frozen=True):
     group: str = ""
     """The concurrency group; empty for the default one."""
     readonly: bool = False
+    execution: int = 0
+    """From 1 for a call that is sent again when its fate is unknown: the same call and execution never runs twice in
+    one life of its actor."""
 
 
 MAX_CHAIN = 64
@@ -188,6 +196,17 @@ class CreateActor(_Message, tag=13, frozen=True):
     units: int = 0
     """The CPU that the actor holds while it lives."""
     conduct: Conduct | None = None
+    restarts: int = 0
+    """How often it was made before."""
+    stop_timeout_s: float = 30.0
+    """How long `on_stop` may take at a graceful end."""
+
+
+class EndActor(_Message, tag=17, frozen=True):
+    """End the actor `target` once the calls that came before are done; answered by `Exists` when it is gone."""
+
+    id: int
+    target: ActorId
 
 
 class Reply(_Message, tag=20, frozen=True):
@@ -212,7 +231,7 @@ class Failed(_Message, tag=22, frozen=True):
 
 
 class Rejected(_Message, tag=23, frozen=True):
-    """The call did not run. `reason` is a member of `REJECTIONS`."""
+    """The call did not run, or (`INTERRUPTED`) not to its end. `reason` is a member of `REJECTIONS`."""
 
     id: int
     reason: str
@@ -237,8 +256,10 @@ HELD = "held"
 """The mailbox is full: the caller keeps the call and those behind it, says `CallerWaits`, and gets `Room`."""
 CYCLE = "cycle"
 SHED = "shed"
+INTERRUPTED = "interrupted"
+"""Another: the actor ended under the call, while its worker lives on."""
 REJECTIONS = frozenset(
-    {HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST, STOPPED}
+    {HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST, STOPPED, INTERRUPTED}
     | {STREAM_ENDED, MAILBOX_FULL, HELD, CYCLE, SHED}
 )
 
@@ -302,7 +323,7 @@ class Room(_Message, tag=51, frozen=True):
 
 
 class Borrow(_Message, tag=30, frozen=True):
-    """The sender holds the object, which the receiver owns. Idempotent; acknowledged by `Exists`."""
+    """The sender holds the object (or actor), which the receiver owns. Idempotent; acknowledged by `Exists`."""
 
     id: int
     object: ObjectId
@@ -312,6 +333,14 @@ class Release(_Message, tag=31, frozen=True):
     """The sender no longer holds the object."""
 
     object: ObjectId
+
+
+class ActorEnded(_Message, tag=37, frozen=True):
+    """To its creator: the actor ends by its own wish. A second one, with `gone`, when nothing of it is left."""
+
+    target: ActorId
+    text: str
+    gone: bool = False
 
 
 class Fetch(_Message, tag=32, frozen=True):
@@ -391,10 +420,12 @@ class LeaseWorker(_Message, tag=102, frozen=True):
 
 
 class ReturnLease(_Message, tag=103, frozen=True):
-    """`reuse` is False for a worker whose state is not clean; it is ended."""
+    """`reuse` is False for a worker whose state is not clean; it is ended: at once, or (`retire`) as soon as nobody
+    holds what it owns."""
 
     lease: int
     reuse: bool = True
+    retire: bool = False
 
 
 class WithdrawLeases(_Message, tag=104, frozen=True):
@@ -440,18 +471,26 @@ class StopActor(_Message, tag=112, frozen=True):
 
     target: ActorId
     graceful: bool
+    restarts: bool = False
+    """Whether it will be made anew elsewhere."""
 
 
 class ResolveActor(_Message, tag=113, frozen=True):
-    """Where does this actor, which the receiver created, live? Answered when it is alive."""
+    """Where does this actor, which the receiver created, live? Answered when it lives somewhere or is dead; without
+    `wait`, at once."""
 
     target: ActorId
+    wait: bool = True
+    dead: ProcessId | None = None
+    """A worker that the sender knows to be gone: the receiver may not have heard of it yet."""
 
 
 class KillActor(_Message, tag=114, frozen=True):
-    """Asks the actor's creator to end it at once."""
+    """Asks the actor's creator to end it: at once, or (`graceful`) after the calls that came before."""
 
     target: ActorId
+    graceful: bool = False
+    no_restart: bool = True
 
 
 class CancelWork(_Message, tag=115, frozen=True):
@@ -506,6 +545,9 @@ class ActorPlace(_Message, tag=125, frozen=True):
     pid: int
     error: str = ""
     init_failed: bool = False
+    state: str = ""
+    cause: str = ""
+    restarts: int = 0
 
 
 RequestBody = (
@@ -535,6 +577,7 @@ Message = (
     | TaskCall
     | ActorCall
     | CreateActor
+    | EndActor
     | Reply
     | Replies
     | Failed
@@ -547,6 +590,7 @@ Message = (
     | Room
     | Borrow
     | Release
+    | ActorEnded
     | Fetch
     | Exists
     | StreamNext

@@ -5,11 +5,22 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from actorlite.errors import ActorDiedError, Outcome
+from actorlite.errors import ActorDiedError, ActorError, ActorUnavailableError, Outcome
 from actorlite.ids import ActorId
 from actorlite.rpc.peer import Peer
-from actorlite.wire.messages import ACTOR_DIED, NO_SUCH_ACTOR, CreateActor, Rejected, StopActor, Yes, encode
+from actorlite.wire.messages import (
+    ACTOR_DIED,
+    NO_SUCH_ACTOR,
+    CreateActor,
+    EndActor,
+    Exists,
+    Rejected,
+    StopActor,
+    Yes,
+    encode,
+)
 from actorlite.worker.constructors import Constructors
+from actorlite.worker.endings import Endings
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall
 from actorlite.worker.scope import PLAIN, HostedActor, Manner
@@ -29,11 +40,12 @@ class ActorShelf:
         self._worker = worker
         self._actors: dict[ActorId, HostedActor] = {}
         self._shared_executor: ThreadExecutor | None = None
-        self.turns = Turns(worker)
+        self.endings = Endings(worker, self._forget)
+        self.turns = Turns(worker, self.endings)
         self._constructors = Constructors(worker, self._open, self._failed_to_start)
 
     def __len__(self) -> int:
-        return len(self._actors)
+        return len(self._actors) + len(self.endings.ending)
 
     # --- handlers
 
@@ -48,6 +60,8 @@ class ActorShelf:
         # The constructor has the mailbox to itself, whatever the limit is.
         actor = HostedActor(message.target, manner.inbox(message), executor, peer, message.name, manner)
         actor.units = message.units
+        actor.restarts = message.restarts
+        actor.stop_timeout_s = message.stop_timeout_s
         self._actors[actor.id] = actor
         call = InboundCall(self._worker, peer, message, parts, actor, "__init__")
         peer.inbound[call.id] = call
@@ -58,24 +72,55 @@ class ActorShelf:
         """Handler of `ActorCall`."""
         actor = self._actors.get(message.target)
         if actor is None:
-            peer.send(encode(Rejected(message.id, NO_SUCH_ACTOR, "the actor has ended")))
+            peer.send(encode(Rejected(message.id, NO_SUCH_ACTOR, self.endings.why(message.target))))
+            return
+        envelope = message.envelope
+        repeatable = envelope is not None and envelope.execution
+        if repeatable and self._worker.repeats.is_known(peer, message):
             return
         call = InboundCall(self._worker, peer, message, parts, actor, message.method)
         peer.inbound[call.id] = call
+        if repeatable:
+            self._worker.repeats.begin(call)
         self.turns.offer(call)
 
+    def end(self, peer: Peer, message: EndActor, parts: Any) -> None:
+        """Handler: end an actor once the calls that came before are done."""
+        actor = self._actors.pop(message.target, None)
+        if actor is not None:
+            ending = self.endings.begin(actor, "it ends")
+            if ending.actor.id in self.endings.ending:
+                ending.asked.append((peer, message.id))
+                return
+        elif self.endings.ask(message.target, peer, message.id):
+            return
+        peer.tell(encode(Exists(message.id)))
+
+    def exit(self, actor: HostedActor) -> None:
+        """The actor wants to end: what runs may finish, what waits never runs."""
+        if self._actors.pop(actor.id, None) is None:
+            return
+        text = f"it left with al.exit_actor() in {actor.class_name}"
+        self._reject_waiting(actor, text)
+        self.turns.take_back(actor, text)
+        self.endings.begin(actor, text, left=True)
+
     async def stop(self, peer: Peer, body: StopActor) -> Yes:
-        """Handler: end an actor; gracefully with `on_stop`, else at once."""
+        """Handler: end an actor now; gracefully with `on_stop`, else at once."""
         actor = self._actors.pop(body.target, None)
+        if actor is None and body.graceful:
+            return Yes(await self.endings.hurry(body.target))
         if actor is None:
-            return Yes(False)
-        self._reject_waiting(actor, "it was stopped")
-        if body.graceful and hasattr(actor.instance, "on_stop"):
-            try:
-                await self._worker.runner.run_hook(actor.instance.on_stop())
-            except Exception:
-                logger.exception("on_stop of %r failed", actor)
-        self._forget(actor, "it was stopped" if body.graceful else "it was killed")
+            ending = self.endings.ending.get(body.target)
+            if ending is None:
+                return Yes(False)
+            self._forget(ending.actor, "it was killed")
+            return Yes(self.endings.drop(ending.actor))
+        if body.graceful:
+            self._reject_waiting(actor, "it was stopped")
+            self.endings.begin(actor, "it was stopped")
+            return Yes(await self.endings.hurry(actor.id) or True)
+        self._forget(actor, "it was killed", restarts=body.restarts)
         return Yes(True)
 
     def find(self, identifier: ActorId) -> HostedActor | None:
@@ -95,6 +140,7 @@ class ActorShelf:
         self._actors.pop(actor.id, None)
         self._worker.runner.deliver(call, answer)
         self._forget(actor, "its constructor or on_start raised")
+        self.endings.drop(actor)
 
     # --- ends
 
@@ -104,18 +150,22 @@ class ActorShelf:
             del self._actors[actor.id]
             self._forget(actor, "its creator is gone")
         self.turns.admission.peer_lost(peer)
+        for actor in self.endings.of_creator(peer):
+            self._forget(actor, "its creator is gone")
+            self.endings.drop(actor)
 
     def _reject_waiting(self, actor: HostedActor, text: str) -> None:
         for call in actor.mailbox.withdraw(lambda each: True):
             self._worker.runner.deliver(call, call.rejection(ACTOR_DIED, text))
 
-    def _forget(self, actor: HostedActor, text: str) -> None:
+    def _forget(self, actor: HostedActor, text: str, *, restarts: bool = False) -> None:
         """Answer what is waiting and what runs; coroutines are cancelled, threads cannot be."""
         self._reject_waiting(actor, text)
+        kind: type[ActorError] = ActorUnavailableError if restarts else ActorDiedError
         for call in self.turns.take_started(actor.id):
             if call.name != "__init__":
                 what = f"{actor.class_name}.{call.name}() was under way"
-                call.interrupt(ActorDiedError(f"{what}: {text}", outcome=Outcome.UNKNOWN))
+                call.interrupt(kind(f"{what}: {text}", outcome=Outcome.UNKNOWN))
         self.turns.admission.forget(actor)
         self._close_threads(actor)
 

@@ -63,7 +63,7 @@ class Constructors:
         assert actor is not None
         if actor.instance is None:
             self._failed(call, answer)
-        elif hasattr(actor.cls, "on_start"):
+        elif hasattr(actor.cls, "on_start") or (actor.restarts and hasattr(actor.cls, "on_restart")):
             self._worker.runner.start_work(call, self._run_on_start(call, answer), self._failed)
         else:
             self._opened(call, answer)
@@ -72,7 +72,10 @@ class Constructors:
         actor = call.actor
         assert actor is not None
         try:
-            await actor.instance.on_start()
+            if actor.restarts and hasattr(actor.cls, "on_restart"):
+                await actor.instance.on_restart()
+            if hasattr(actor.cls, "on_start"):
+                await actor.instance.on_start()
         except BaseException as error:
             self._failed(call, call.failure(error))
         else:

@@ -24,6 +24,7 @@ from actorlite.wire.messages import (
     CallerWaits,
     Cancel,
     CreateActor,
+    EndActor,
     Identity,
     NodeInfo,
     RegisterWorker,
@@ -35,6 +36,7 @@ from actorlite.wire.messages import (
 from actorlite.worker.actors import ActorShelf
 from actorlite.worker.inbound import InboundCall, stop_stream
 from actorlite.worker.interrupts import end_waits, stop_plain
+from actorlite.worker.repeats import Repeats
 from actorlite.worker.runner import Runner
 from actorlite.worker.streaming import Producers
 from actorlite.worker.tasks import TaskLane
@@ -49,6 +51,7 @@ class Worker:
     """Made by `start`. `on_end` is called once, when the node is gone: the worker has no reason to live on."""
 
     runtime: ProcessRuntime
+    repeats: Repeats
     runner: Runner
     producers: Producers
     tasks: TaskLane
@@ -72,6 +75,7 @@ class Worker:
             self.hub, client, job=self.spec.job, namespace=self.spec.namespace, address=self.spec.node
         )
         self.runtime.install(self._handlers)
+        self.repeats = Repeats(self)
         self.runner = Runner(self)
         self.producers = Producers(self)
         self.tasks = TaskLane(self)
@@ -83,6 +87,7 @@ class Worker:
                 ActorCall: self.actors.arrived,
                 CallerWaits: self.actors.turns.admission.caller_waits,
                 CreateActor: self.actors.create,
+                EndActor: self.actors.end,
                 Cancel: self._cancel,
             }
         )
@@ -99,7 +104,7 @@ class Worker:
         self.tasks.close()
         self.actors.close()
         self.runtime.quiet = True
-        if running := self.runner.cancel_all():
+        if running := [*self.runner.cancel_all(), *self.actors.endings.close()]:
             _, deaf = await asyncio.wait(running, timeout=END_GRACE_S)
             for task in deaf:
                 logger.error("%r goes on although it was cancelled, and its worker ends without it", task)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from actorlite.errors import ActorDiedError, ActorliteError, Outcome
+from actorlite.errors import ActorError, ActorliteError, Outcome
 from actorlite.ids import ObjectId, object_id
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
@@ -17,6 +17,7 @@ from actorlite.wire.messages import (
     ACTOR_DIED,
     CANCELLED,
     INLINE_PAYLOAD_BYTES,
+    INTERRUPTED,
     STOPPED,
     Failed,
     Payload,
@@ -109,7 +110,9 @@ class InboundCall(RunningCall):
         """Whether the answer may overtake what the loop has to say: not when references came with the call or go with
         the answer, whose owners must hear of it first."""
         message = self.message
-        return not answer[1] and not message.args.refs and not message.slots and self.name != "__init__"
+        if answer[1] or message.args.refs or message.slots or self.name == "__init__":
+            return False
+        return message.envelope is None or not message.envelope.execution
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -123,11 +126,11 @@ class InboundCall(RunningCall):
 
     @property
     def others_wait(self) -> bool:
-        """Whether a call waits for the end of this one."""
+        """Whether a call, or the end of an actor, waits for the end of this one."""
         actor = self.actor
         if actor is None:
             return bool(self.worker.tasks.mailbox.waiting)
-        return bool(actor.watched or actor.mailbox.waiting)
+        return bool(actor.watched or actor.mailbox.waiting or self.worker.actors.endings.ending)
 
     def blocks_on(self, future: concurrent.futures.Future[Any]) -> None:
         interrupts.block(self, future)
@@ -144,11 +147,11 @@ class InboundCall(RunningCall):
         envelope = self.envelope
         return envelope.chain if envelope is not None else ()
 
-    def interrupt(self, error: ActorDiedError) -> None:
+    def interrupt(self, error: ActorError) -> None:
         """The actor ends under the call: answer for it, and stop its code."""
         unstarted = self.task is None and self.claim()  # queued in its thread: it must not run any more
         if self.id in self.peer.inbound:
-            answer = self.rejection(ACTOR_DIED, str(error)) if unstarted else self.failure(error)
+            answer = self.rejection(ACTOR_DIED if unstarted else INTERRUPTED, str(error))
             self.worker.runner.deliver(self, answer)
         stop_stream(self)
         if self.task is not None and self.task is not asyncio.current_task():

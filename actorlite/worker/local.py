@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from actorlite.context import Args, Kwargs, current_call, current_trace
-from actorlite.errors import ActorDiedError
+from actorlite.errors import ActorError
 from actorlite.ids import ActorId, ObjectId, object_id
 from actorlite.propagation import receive, registered, travelling
 from actorlite.runtime.nearby import IMMUTABLE, MUST_SEND
@@ -83,7 +83,7 @@ class LocalCall(RunningCall):
     def blocks_no_more(self, future: concurrent.futures.Future[Any]) -> None:
         """See `blocks_on`."""
 
-    def interrupt(self, error: ActorDiedError) -> None:
+    def interrupt(self, error: ActorError) -> None:
         """Never under way when somebody else has a turn."""
 
     def worker_ends(self) -> None:

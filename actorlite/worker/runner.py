@@ -90,13 +90,18 @@ class Runner:
         peer.inbound.pop(call.id, None)
         if call.cascades:
             call.cancel_children()  # those that it submitted after it was told
+        if self._worker.repeats.running:
+            self._worker.repeats.not_run(call)
         if answer is SENT or self._silent:
             return
+        self.answer(peer, call.id, answer)
+
+    def answer(self, peer: Peer, number: int, answer: Answer) -> None:
         borrows = self._worker.runtime.borrows
         if borrows.registering:
-            borrows.when_registered(partial(self._send, peer, call.id, answer))
+            borrows.when_registered(partial(self._send, peer, number, answer))
         elif answer[1]:
-            self._send(peer, call.id, answer)
+            self._send(peer, number, answer)
         else:
             peer.tell(*answer[0])
 

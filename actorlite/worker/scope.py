@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from actorlite.context import CallInfo
-from actorlite.errors import ActorDiedError, Outcome, TaskCancelledError
+from actorlite.context import ActorExit, CallInfo
+from actorlite.errors import ActorDiedError, ActorError, Outcome, TaskCancelledError
 from actorlite.ids import ActorId, ObjectId
 from actorlite.options import DEFAULT_MAILBOX, Mailbox
 from actorlite.resources import CPU, from_units
@@ -68,13 +69,16 @@ class Manner:
 
 
 PLAIN = Manner()
+EXIT_NOTED_S = 10.0
+"""How long a thread waits for its loop to note that the actor ends."""
 
 
 class HostedActor:
     """One actor here. Slim: a worker may host a hundred thousand."""
 
     __slots__ = (
-        "id", "instance", "mailbox", "executor", "creator", "cls", "name", "units", "manner", "crowd", "watched",
+        "id", "instance", "mailbox", "executor", "creator", "cls", "name", "units", "restarts",
+        "stop_timeout_s", "manner", "crowd", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +105,8 @@ class HostedActor:
         """Its callers, while its mailbox is full."""
         self.watched = manner.is_watched
         """Whether anything beside the mailbox must hear of its calls."""
+        self.restarts = 0
+        self.stop_timeout_s = 30.0
 
     @property
     def class_name(self) -> str:
@@ -183,7 +189,7 @@ class RunningCall(ABC):
         """True for the first who asks: the thread that is to run the call, or the loop that takes it back."""
 
     @abstractmethod
-    def interrupt(self, error: ActorDiedError) -> None:
+    def interrupt(self, error: ActorError) -> None:
         """The actor ends under the call."""
 
     @abstractmethod
@@ -209,6 +215,7 @@ class RunningCall(ABC):
             actor_class=actor.cls if actor is not None else None,
             actor_data=(actor.id, actor.creator.identity.address, *actor.manner.limits) if actor is not None else (),
             resources={CPU: from_units(self.units)} if self.units else {},
+            reconstructed=actor is not None and actor.restarts > 0,
         )
 
     @abstractmethod
@@ -216,6 +223,25 @@ class RunningCall(ABC):
 
     @abstractmethod
     def blocks_no_more(self, future: concurrent.futures.Future[Any]) -> None: ...
+
+    def exit_actor(self) -> bool:
+        """The actor ends after this call; returns once nothing that waits can start any more. False in a task."""
+        actor = self.actor
+        if actor is None:
+            return False
+        worker = self.worker
+        if worker.runtime.in_loop():
+            worker.actors.exit(actor)
+            return True
+        seen_to = threading.Event()
+
+        def leave() -> None:
+            worker.actors.exit(actor)
+            seen_to.set()
+
+        worker.loop.call_soon_threadsafe(leave)
+        seen_to.wait(EXIT_NOTED_S)
+        return True
 
     def enter_wait(self) -> None:
         if self.actor is None:
@@ -233,6 +259,9 @@ class RunningCall(ABC):
 
     def carried(self, error: BaseException) -> bytes:
         """An error of user code as it travels."""
+        if isinstance(error, ActorExit):
+            text = f"{self.name}() ended its actor with al.exit_actor()"
+            error = ActorDiedError(text, outcome=Outcome.EXECUTED)
         if isinstance(error, asyncio.CancelledError):
             # As it is it would pass for the cancellation of whoever awaits the call.
             cancelled = TaskCancelledError(f"{self.name}() raised CancelledError: {error}", outcome=Outcome.EXECUTED)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import CallKind
 from actorlite.ids import ActorId
+from actorlite.wire.messages import ACTOR_DIED
 from actorlite.worker.admission import Admission
+from actorlite.worker.endings import Endings
 from actorlite.worker.functions import run_kind
 from actorlite.worker.inbound import Answer, InboundCall
 from actorlite.worker.scope import HostedActor, RunningCall
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
 class Turns:
     """On the loop only. A call ends by `done`."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, endings: Endings) -> None:
         self._worker = worker
         self._kinds: dict[tuple[type[Any], str], bool | CallKind] = {}
+        self._endings = endings
         self._started: dict[ActorId, set[RunningCall]] = {}
         self.admission = Admission(worker)
 
@@ -93,6 +96,8 @@ class Turns:
     def done(self, call: InboundCall, answer: Answer) -> None:
         actor = call.actor
         assert actor is not None
+        if self._worker.repeats.running:
+            self._worker.repeats.ended(call, answer)
         if call.id in call.peer.inbound:  # else it was answered when the actor ended
             self._worker.runner.deliver(call, answer)
         self._ended(actor, call)
@@ -107,6 +112,8 @@ class Turns:
             self.start(following)
         if actor.watched:
             self.admission.ended(actor, call)
+        if self._endings.ending:
+            self._endings.idle(actor)
 
     def note_constructor(self, actor: HostedActor, call: InboundCall) -> None:
         """The constructor has the mailbox to itself until it is `done`."""
@@ -131,6 +138,12 @@ class Turns:
         if actor.crowd is not None:
             self.admission.ended(actor, call)
         return True
+
+    def take_back(self, actor: HostedActor, text: str) -> None:
+        """Answer for the calls that count as started and have not run: they never will."""
+        for call in list(self._started.get(actor.id, ())):
+            if isinstance(call, InboundCall) and call.task is None and call.name != "__init__" and call.claim():
+                self.done(call, call.rejection(ACTOR_DIED, text))
 
     def take_started(self, identifier: ActorId) -> set[RunningCall]:
         """The calls that run now, of an actor that ends."""

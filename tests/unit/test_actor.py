@@ -246,8 +246,8 @@ def test_a_session_is_chosen_per_actor(runtime: FakeRuntime) -> None:
 def test_bad_class_keywords_fail_where_they_are_written() -> None:
     with pytest.raises(TypeError, match="did you mean 'max_concurrency'"):
         type("Bad", (al.Actor,), {}, max_concurency=1)
-    with pytest.raises(ValueError, match="max_restarts=1 is not supported"):
-        type("Bad", (al.Actor,), {}, max_restarts=1)
+    with pytest.raises(ValueError, match="lifetime=.* is not supported"):
+        type("Bad", (al.Actor,), {}, lifetime="detached")
     with pytest.raises(TypeError, match="per call"):
         type("Bad", (al.Actor,), {}, session=None)
 

@@ -47,6 +47,7 @@ MAX_PARAMETERS = 8
 ALLOWED: dict[str, str] = {
     "methods actorlite/worker/inbound.py:InboundCall": "what user code, mailbox and runner ask of a call: its message",
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",
+    "methods actorlite/runtime/borrows.py:Borrows": "objects and actors of others are held, registered, released alike",
     "methods actorlite/refs.py:ObjectRef": "a future's whole interface, which asyncio's combinators ask for, and ours",
 }
 """What may exceed a budget or be imported late: `"<budget> <path>:<qualified name>"` to the reason."""

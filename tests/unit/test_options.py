@@ -140,11 +140,8 @@ SOMETHING: dict[str, tuple[Any, object]] = {
     "label_selector": (TaskOptions, {"zone": "a"}),
     "fallback_strategy": (TaskOptions, [{"label_selector": {}}]),
     "runtime_env": (TaskOptions, {"env_vars": {"A": "b"}}),
-    "retry_exceptions": (TaskOptions, [ValueError]),
     "max_calls": (TaskOptions, 1),
     "enable_task_events": (TaskOptions, False),
-    "max_restarts": (ActorOptions, 1),
-    "max_task_retries": (ActorOptions, 1),
     "lifetime": (ActorOptions, "detached"),
     "namespace": (ActorOptions, "other"),
     "get_if_exists": (ActorOptions, True),
@@ -170,3 +167,13 @@ def test_what_does_not_exist_yet_is_refused_not_ignored(name: str) -> None:
 )
 def test_values_that_ask_for_nothing_new_are_accepted(kind: Any, keywords: dict[str, Any]) -> None:
     assert kind.make(**keywords) == kind.make()
+
+
+def test_retries_and_restarts() -> None:
+    assert TaskOptions.make(retry_exceptions=[KeyError]).retry_exceptions == (KeyError,)
+    assert hash(TaskOptions.make(retry_exceptions=[KeyError]))
+    assert ActorOptions.make(max_restarts=-1, max_task_retries=2, stop_timeout=1).max_restarts == -1
+    assert MethodOptions.make().max_task_retries is None
+    assert MethodOptions.make(max_task_retries=0).max_task_retries == 0
+    with pytest.raises(ValueError, match="stop_timeout"):
+        ActorOptions.make(stop_timeout=0)

@@ -3,8 +3,19 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from actorlite.state.actors import TRANSITIONS, ActorEvent, ActorState, IllegalTransition, after
+from actorlite.state.actors import (
+    SETTLED_S,
+    TRANSITIONS,
+    ActorEvent,
+    ActorState,
+    IllegalTransition,
+    Restarts,
+    after,
+)
+from actorlite.state.retries import Backoff
 
 S, E = ActorState, ActorEvent
 
@@ -18,6 +29,11 @@ LIVES = [
     ([E.STARTED, E.KILLED], S.DEAD),
     ([E.KILLED, E.STARTED], S.DEAD),
     ([E.STARTED, E.KILLED, E.LOST], S.DEAD),
+    ([E.CRASHED], S.RESTARTING),
+    ([E.STARTED, E.CRASHED, E.STARTED], S.ALIVE),
+    ([E.STARTED, E.CRASHED, E.CRASHED, E.LOST], S.DEAD),
+    ([E.STARTED, E.CRASHED, E.FAILED], S.DEAD),
+    ([E.STARTED, E.ENDED, E.CRASHED], S.DEAD),
 ]
 ILLEGAL = {(S.ALIVE, E.STARTED), (S.ALIVE, E.FAILED)}
 
@@ -49,3 +65,34 @@ def test_every_state_can_be_reached_and_every_life_can_end():
     reached = {S.PENDING_CREATION} | set(TRANSITIONS.values())
     assert reached == set(ActorState)
     assert all(TRANSITIONS[state, E.KILLED] is S.DEAD for state in ActorState)
+
+
+PAUSES = Backoff(1.0, 8.0, 1)
+
+
+@given(st.integers(0, 20), st.lists(st.tuples(st.booleans(), st.floats(0, 2 * SETTLED_S)), max_size=40))
+def test_restarts_are_counted_and_paced(allowed, lives):
+    restarts = Restarts(allowed)
+    now = 0.0
+    granted = 0
+    for started, lived in lives:
+        if started:
+            restarts.started(now)
+        now += lived
+        pause = restarts.crashed(now, 0.0, PAUSES)
+        if pause is None:
+            assert granted == allowed
+            continue
+        granted += 1
+        assert 0 <= pause <= PAUSES.cap_s
+        if started and lived >= SETTLED_S:
+            assert pause == 0
+        now += pause
+    assert restarts.done == granted <= allowed
+
+
+def test_crashes_in_a_row_pause_longer_and_a_settled_life_forgives():
+    restarts = Restarts(-1)
+    assert [restarts.crashed(0.0, 0.0, PAUSES) for _ in range(5)] == [0.0, 0.5, 1.0, 2.0, 4.0]
+    restarts.started(100.0)
+    assert restarts.crashed(100.0 + SETTLED_S, 0.0, PAUSES) == 0.0

@@ -1,0 +1,89 @@
+"""Actors that are made anew when their worker dies: what they are made of is kept while that may be needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from actorlite.ids import ActorId
+from actorlite.options import ActorOptions
+from actorlite.runtime.actors import Link
+from actorlite.runtime.calls import Dependency
+from actorlite.state.actors import RESTART_BACKOFF, ActorEvent, ActorState, DeathCause, Restarts
+from actorlite.wire.code import CodeBlob
+from actorlite.wire.serialize import Encoded
+
+if TYPE_CHECKING:
+    from actorlite.runtime.runtime import ProcessRuntime
+
+
+class Recipe:
+    """A constructor call: its arguments as they were when it was made, and the references among them."""
+
+    __slots__ = ("options", "blob", "encoded", "dependencies", "restarts")
+
+    def __init__(
+        self, options: ActorOptions, blob: CodeBlob, encoded: Encoded, dependencies: Sequence[Dependency]
+    ) -> None:
+        self.options = options
+        self.blob = blob
+        self.encoded = encoded
+        self.dependencies = dependencies
+        self.restarts = Restarts(options.max_restarts)
+
+
+class Restarter:
+    """For the actors that this process created. On the loop, but for `keep`."""
+
+    def __init__(self, runtime: ProcessRuntime) -> None:
+        self.runtime = runtime
+        self.backoff = RESTART_BACKOFF
+        self._recipes: dict[ActorId, Recipe] = {}
+
+    def keep(self, identifier: ActorId, recipe: Recipe) -> None:
+        self._recipes[identifier] = recipe
+        self.runtime.post(self.runtime.exports.pin, recipe.encoded.handles)
+
+    def forget(self, identifier: ActorId) -> None:
+        """It will not be made again. Idempotent."""
+        recipe = self._recipes.pop(identifier, None)
+        if recipe is not None:
+            self.runtime.exports.unpin(recipe.encoded.handles)
+
+    def may_restart(self, identifier: ActorId) -> bool:
+        recipe = self._recipes.get(identifier)
+        return recipe is not None and (recipe.restarts.allowed < 0 or recipe.restarts.done < recipe.restarts.allowed)
+
+    def started(self, link: Link) -> None:
+        recipe = self._recipes.get(link.id)
+        if recipe is not None:
+            recipe.restarts.started(self.runtime.loop.time())
+
+    def crashed(self, link: Link, text: str) -> None:
+        """Its worker is gone: make it anew after a pause, or tell that it is dead."""
+        runtime = self.runtime
+        recipe = self._recipes.get(link.id)
+        pause_s = None
+        if recipe is not None and not runtime.gone:
+            pause_s = recipe.restarts.crashed(runtime.loop.time(), runtime.hub.luck(), self.backoff)
+        if recipe is None or pause_s is None:
+            done = "" if recipe is None else f" (restarted {recipe.restarts.done} times, no restart left)"
+            link.happened(ActorEvent.LOST, text + done, cause=DeathCause.CRASHED)
+            self.forget(link.id)
+            return
+        link.happened(ActorEvent.CRASHED, text)
+        link.restarts = recipe.restarts.done
+        # By id: who lets go of the handle during the pause does not want it back.
+        identifier = link.id
+        runtime.delays.after(pause_s, lambda: self._again(identifier))
+
+    def _again(self, identifier: ActorId) -> None:
+        link = self.runtime.directory.own(identifier)
+        recipe = self._recipes.get(identifier)
+        if link is None or recipe is None or self.runtime.gone:
+            return
+        if link.life is ActorState.RESTARTING:
+            self.runtime.maker.make(link, recipe)
+
+    def __repr__(self) -> str:
+        return f"<Restarter actors={len(self._recipes)}>"
