@@ -1,7 +1,7 @@
 """An asyncio-native distributed runtime."""
 
 from actorlite import errors, sync
-from actorlite.actor import Actor, ActorClass, ActorHandle, BoundGenerator, BoundMethod, method
+from actorlite.actor import Actor, ActorClass, ActorHandle
 from actorlite.api import (
     ActorInfo,
     RuntimeContext,
@@ -21,6 +21,7 @@ from actorlite.api import (
 )
 from actorlite.context import current_trace as traceparent
 from actorlite.deadlines import timeout
+from actorlite.methods import BoundGenerator, BoundMethod, method
 from actorlite.options import Mailbox
 from actorlite.propagation import propagate
 from actorlite.refs import ObjectRef

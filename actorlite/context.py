@@ -210,7 +210,7 @@ class CallInfo:
     actor_name: str | None
     actor_class: type[Any] | None
     actor_data: tuple[Any, ...]
-    """What `Runtime.import_actor` takes; empty outside an actor."""
+    """Id, address of its creator, and limits of the running actor; empty outside one."""
     resources: Mapping[str, float]
     reconstructed: bool = False
     """Whether the actor was made anew after its worker died."""

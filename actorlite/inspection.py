@@ -60,7 +60,10 @@ class RuntimeContext:
         info = self._info
         if info is None or info.actor_class is None:
             raise RuntimeError("current_actor: this code does not run in an actor")
-        return ActorHandle(self._runtime.import_actor(info.actor_data, definition_of(info.actor_class), weak=True))
+        identifier, owner, *limits = info.actor_data
+        definition = definition_of(info.actor_class)
+        data = (identifier, owner, definition.options.limited(tuple(limits)))
+        return ActorHandle(self._runtime.import_actor(data, definition, weak=True))
 
     @property
     def was_current_actor_reconstructed(self) -> bool:

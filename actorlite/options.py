@@ -225,6 +225,13 @@ class ActorOptions:
             return ()
         return self.max_pending_calls, box.calls, box.bytes, box.when_full
 
+    def limited(self, limits: tuple[Any, ...]) -> ActorOptions:
+        """These options with what `limits` of others says."""
+        if not limits:
+            return self
+        most, calls, size, when_full = limits
+        return replace(self, max_pending_calls=most, mailbox=Mailbox(calls, size, when_full))
+
     def merged(self, **keywords: Any) -> ActorOptions:
         """These options with some replaced, as `.options()` does."""
         return _merged(self, _ACTOR, keywords)

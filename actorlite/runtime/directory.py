@@ -12,13 +12,11 @@ from actorlite.ids import ActorId, ProcessId, owner_of
 from actorlite.options import ActorOptions
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link
-from actorlite.runtime.held import HeldBack
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.wire.messages import (
     ActorPlace,
     KillActor,
     ResolveActor,
-    Room,
     StopActor,
     Yes,
 )
@@ -34,8 +32,6 @@ class ActorDirectory:
         self.runtime = runtime
         self.created: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self._held: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
-        self.held_back: dict[ActorId, HeldBack] = {}
-        """Those whose mailbox is full, and that keep calls until there is room."""
         self._weak: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self._losses: dict[ProcessId, asyncio.Task[None]] = {}
         runtime.exports.find_actor = self.own
@@ -78,12 +74,6 @@ class ActorDirectory:
                 link.held = runtime.borrows.hold_actor(identifier, owner_address)
             link = known.setdefault(identifier, link)
         return link
-
-    def room(self, message: Room) -> None:
-        """Handler: a full mailbox has places again."""
-        held = self.held_back.get(message.target)
-        if held is not None and held.link.peer is not None:
-            held.room(held.link.peer, message.calls, message.bytes)
 
     def holding(self, link: Link) -> Link:
         """A link to the same actor that keeps it alive."""

@@ -10,11 +10,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from actorlite.rpc.peer import Peer
-from actorlite.wire.messages import CallerWaits, encode
+from actorlite.wire.messages import CallerWaits, Room, encode
 
 if TYPE_CHECKING:
     from actorlite.runtime.actor_calls import ActorOut
     from actorlite.runtime.actors import Link
+    from actorlite.runtime.runtime import ProcessRuntime
 
 
 class HeldBack:
@@ -25,7 +26,7 @@ class HeldBack:
     def __init__(self, link: Link) -> None:
         self.link = link
         self._returned: deque[ActorOut] = deque()
-        link.runtime.directory.held_back[link.id] = self  # keeps the link and its calls alive
+        link.runtime.held_back[link.id] = self  # keeps the link and its calls alive
 
     def came_back(self, call: ActorOut) -> None:
         if call.unwanted:
@@ -37,7 +38,7 @@ class HeldBack:
         """Put what came back before what was never sent; the link may send again."""
         link = self.link
         link.held_back = None
-        link.runtime.directory.held_back.pop(link.id, None)
+        link.runtime.held_back.pop(link.id, None)
         if self._returned:
             self._returned.extend(link.outbox or ())
             link.outbox = self._returned
@@ -62,3 +63,10 @@ class HeldBack:
 
     def __repr__(self) -> str:
         return f"<HeldBack {self.link!r} calls={len(self._returned)}>"
+
+
+def room(runtime: ProcessRuntime, message: Room) -> None:
+    """A full mailbox has places again."""
+    held = runtime.held_back.get(message.target)
+    if held is not None and held.link.peer is not None:
+        held.room(held.link.peer, message.calls, message.bytes)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from actorlite.definitions import ActorDefinition, FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
-from actorlite.ids import ObjectId, ProcessId
+from actorlite.ids import ActorId, ObjectId, ProcessId
 from actorlite.options import ActorOptions, TaskOptions
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.hub import Hub
@@ -22,6 +22,7 @@ from actorlite.runtime.creation import ActorMaker
 from actorlite.runtime.delays import Delays
 from actorlite.runtime.directory import ActorDirectory
 from actorlite.runtime.exports import Exports
+from actorlite.runtime.held import HeldBack, room
 from actorlite.runtime.lifetimes import Lifetimes
 from actorlite.runtime.lookups import Lookups
 from actorlite.runtime.losses import Losses
@@ -76,6 +77,8 @@ class ProcessRuntime:
         """Shuts the driver's session down; None in a worker."""
         self.posting = threading.Lock()
         """Guards `Quota.posted`."""
+        self.held_back: dict[ActorId, HeldBack] = {}
+        """Of the actors whose mailbox is full: what waits for room."""
         self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.delays = Delays(self.loop)
@@ -104,7 +107,7 @@ class ProcessRuntime:
                 StreamClose: self.streams.close,
                 ActorEnded: self.lifetimes.ended,
                 Reclaim: lambda peer, message, parts: self.reclaim(),
-                Room: lambda peer, message, parts: self.directory.room(message),
+                Room: lambda peer, message, parts: room(self, message),
                 Ending: lambda peer, message, parts: self.node_ending(message.reason),
             }
         )

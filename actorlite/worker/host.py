@@ -38,6 +38,7 @@ from actorlite.worker.inbound import InboundCall, stop_stream
 from actorlite.worker.interrupts import end_waits, stop_plain
 from actorlite.worker.repeats import Repeats
 from actorlite.worker.runner import Runner
+from actorlite.worker.scope import cancel_children
 from actorlite.worker.streaming import Producers
 from actorlite.worker.tasks import TaskLane
 
@@ -129,7 +130,7 @@ class Worker:
         call.cancelled = True
         if recursive:
             call.cascades = True
-            call.cancel_children()
+            cancel_children(call)
         if self.tasks.withdraw(call) if call.actor is None else self.actors.turns.withdraw(call):
             return
         end_waits(call)

@@ -1,42 +1,31 @@
 """Running user code: coroutines on the loop, plain functions in threads, each in a context of its own.
 
 Whoever starts a call gives a `done` function; it is called on the loop, once, with the answer.
-
-Coroutines that end without being suspended share a task: it takes one ready call after the other, so that a burst of
-short calls costs one pass of the loop and not one each. The first that is suspended keeps the task as its own, to its
-end; a new one takes the calls behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from actorlite.context import current_call, current_runtime, current_trace
-from actorlite.deadlines import Deadline, current_deadline
-from actorlite.propagation import receive
+from actorlite.context import current_runtime
 from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import EXPIRED
+from actorlite.worker.coroutines import Coroutines, Done, enter_call
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall
 from actorlite.worker.interrupts import run_interruptibly
-from actorlite.worker.scope import RunningCall
+from actorlite.worker.scope import RunningCall, cancel_children
 
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
 
-Done = Callable[[InboundCall, Answer], None]
-
 SENT: Answer = ((), ())
 """Stands for an answer that went out already."""
-
-MAX_BURST = 64
-"""Coroutine calls run in one pass of the loop: then what has arrived meanwhile is looked at."""
 
 
 class Runner:
@@ -45,11 +34,9 @@ class Runner:
         self._loop = worker.loop
         self._base = Context()
         self._base.run(current_runtime.set, worker.runtime)
-        self._running: dict[asyncio.Task[None], tuple[Done, InboundCall] | None] = {}
-        """Tasks, and what they were made for: None for one that takes what is ready."""
-        self._ready: deque[tuple[InboundCall, Callable[..., Any], Done]] = deque()
-        """Coroutine calls that have not had their first step."""
-        self._taker: asyncio.Task[None] | None = None
+        self._coroutines = Coroutines(worker.loop, self._base)
+        self._running: dict[asyncio.Task[None], tuple[Done, InboundCall]] = {}
+        """Tasks of ours, and what they were made for."""
         self._ended: deque[tuple[Done, InboundCall, Answer]] = deque()
         self._wake_up_sent = False
         self._silent = False
@@ -57,17 +44,14 @@ class Runner:
     def context_for(self, call: RunningCall) -> Context:
         """A call sees the runtime, itself and what came with it; nothing of the call before it."""
         context = self._base.copy()
-        context.run(_enter, call)
+        context.run(enter_call, call)
         return context
 
     # --- on the loop
 
     def start_coroutine(self, call: InboundCall, function: Callable[..., Any], done: Done) -> None:
         """Decode the arguments and run a coroutine function."""
-        call.task = None
-        self._ready.append((call, function, done))
-        if self._taker is None:
-            self._make_taker()
+        self._coroutines.start(call, function, done)
 
     def start_plain(
         self, call: InboundCall, find: Callable[[], Callable[..., Any]], executor: ThreadExecutor, done: Done
@@ -89,7 +73,7 @@ class Runner:
         peer = call.peer
         peer.inbound.pop(call.id, None)
         if call.cascades:
-            call.cancel_children()  # those that it submitted after it was told
+            cancel_children(call)  # those that it submitted after it was told
         if self._worker.repeats.running:
             self._worker.repeats.not_run(call)
         if answer is SENT or self._silent:
@@ -110,7 +94,7 @@ class Runner:
         self._silent = True
         for task in self._running:
             task.cancel()
-        return list(self._running)
+        return [*self._running, *self._coroutines.cancel_all()]
 
     def _own(self, call: InboundCall, work: Any, done: Done) -> None:
         if self._silent:
@@ -122,63 +106,10 @@ class Runner:
         task.add_done_callback(self._task_ended)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        made_for = self._running.pop(task)
-        if task is self._taker:
-            self._taker = None
-        if made_for is not None and task.cancelled():
+        done, call = self._running.pop(task)
+        if task.cancelled():
             # Before its first step: nothing of it has run, so it could not say that it is done.
-            done, call = made_for
             done(call, call.cancellation())
-
-    # --- coroutines
-
-    def _make_taker(self) -> None:
-        if not self._silent:
-            task = self._taker = self._loop.create_task(self._take_ready(), context=self._base)
-            self._running[task] = None
-            task.add_done_callback(self._task_ended)
-
-    async def _take_ready(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        ready = self._ready
-        burst = MAX_BURST
-        while ready and not task.cancelling():  # cancelled by code that it ran: another one goes on
-            call, function, done = ready.popleft()
-            if not call.claim():
-                continue  # it was taken back, and has been answered
-            call.task = task
-            context = self._base.copy()
-            answer = context.run(_first_step, call, function)
-            if isinstance(answer, Suspended):
-                await self._stay_with(call, context, answer, done)
-                return
-            call.task = None
-            done(call, answer)
-            burst -= 1
-            if not burst:
-                burst = MAX_BURST
-                await asyncio.sleep(0)
-        self._taker = None
-        if ready:
-            self._make_taker()
-
-    async def _stay_with(self, call: InboundCall, context: Context, suspended: Suspended, done: Done) -> None:
-        """The running task is this call's from now on."""
-        self._taker = None
-        if self._ready:
-            self._make_taker()
-        suspended.context = context
-        try:
-            value = await suspended
-        except asyncio.CancelledError as error:
-            answer = call.stopped() if call.cancelled else call.failure(error)
-        except BaseException as error:
-            # SystemExit too: it would end the loop, which belongs to the caller when in process.
-            answer = call.failure(error)
-        else:
-            answer = context.run(call.success, value)
-        done(call, answer)
 
     def _send(self, peer: Peer, call: int, answer: Answer) -> None:
         if not peer.is_open:
@@ -219,7 +150,7 @@ class Runner:
         if call.deadline is not None and call.deadline <= self._worker.runtime.now():
             return call.rejection(EXPIRED)
         try:
-            _enter(call)
+            enter_call(call)
             function = find()
             args, kwargs = call.arguments()
             return call.success(function(*args, **kwargs))
@@ -241,69 +172,3 @@ class Runner:
         while ended:
             done, call, answer = ended.popleft()
             done(call, answer)
-
-
-class Suspended:
-    """A coroutine after its first step; awaits the rest, each step in `context`."""
-
-    __slots__ = ("awaited", "context", "coroutine")
-
-    context: Context
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> None:
-        self.coroutine = coroutine
-        self.awaited = awaited
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        run = self.context.run
-        coroutine = self.coroutine
-        awaited = self.awaited
-        try:
-            while True:
-                try:
-                    sent = yield awaited
-                except GeneratorExit:
-                    run(coroutine.close)
-                    raise
-                except BaseException as error:
-                    awaited = run(coroutine.throw, error)
-                else:
-                    awaited = run(coroutine.send, sent)
-        except StopIteration as stop:
-            return stop.value
-
-
-def _enter(call: RunningCall) -> None:
-    """In the call's own context, first of all."""
-    current_call.set(call)
-    envelope = call.envelope
-    if envelope is not None:
-        if envelope.trace:
-            current_trace.set(envelope.trace)
-        if envelope.budget_s is not None and (when := call.deadline) is not None:
-            current_deadline.set(Deadline(when))
-        if envelope.variables:
-            receive(envelope.variables)
-
-
-def _first_step(call: InboundCall, function: Callable[..., Any]) -> Answer | Suspended:
-    """In the call's context: run a coroutine function until it ends or is suspended."""
-    if call.deadline is not None and call.deadline <= call.worker.loop.time():
-        return call.rejection(EXPIRED)
-    try:
-        _enter(call)
-        args, kwargs = call.arguments()
-        coroutine = function(*args, **kwargs)
-        if type(coroutine) is not CoroutineType:
-            coroutine = _awaiting(coroutine)
-        try:
-            awaited = coroutine.send(None)
-        except StopIteration as stop:
-            return call.success(stop.value)
-    except BaseException as error:
-        return call.failure(error)
-    return Suspended(coroutine, awaited)
-
-
-async def _awaiting(awaitable: Any) -> Any:
-    return await awaitable

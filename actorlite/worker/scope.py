@@ -180,10 +180,6 @@ class RunningCall(ABC):
             children = self._children = set()
         return children
 
-    def cancel_children(self) -> None:
-        for child in list(self._children or ()):
-            child.cancel()
-
     @abstractmethod
     def claim(self) -> bool:
         """True for the first who asks: the thread that is to run the call, or the loop that takes it back."""
@@ -268,3 +264,9 @@ class RunningCall(ABC):
             cancelled.__cause__ = error
             error = cancelled
         return encode_failure(error, self.where())
+
+
+def cancel_children(call: RunningCall) -> None:
+    """Cancel what a call submitted and what has not ended."""
+    for child in list(call._children or ()):
+        child.cancel()

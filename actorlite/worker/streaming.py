@@ -27,8 +27,8 @@ from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall
 
 if TYPE_CHECKING:
+    from actorlite.worker.coroutines import Done
     from actorlite.worker.host import Worker
-    from actorlite.worker.runner import Done
 
 logger = logging.getLogger("actorlite.worker")
 

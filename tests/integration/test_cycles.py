@@ -127,7 +127,8 @@ async def test_what_is_called_without_waiting_is_no_circle(cluster: al.Session) 
         async def leaf(self) -> str:
             return "leaf"
 
-    (ref,) = await Poster.remote().post()
+    poster = Poster.remote()
+    (ref,) = await poster.post()
     assert await ref == "leaf"
 
 

@@ -190,7 +190,7 @@ class Flaky(al.Actor):
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actorlite.runtime.actors.RETRY_BACKOFF", NO_PAUSE)
+    monkeypatch.setattr("actorlite.runtime.actor_calls.RETRY_BACKOFF", NO_PAUSE)
     monkeypatch.setattr("actorlite.runtime.tasks.RETRY_BACKOFF", NO_PAUSE)
 
 

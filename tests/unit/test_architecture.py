@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "store runtime_env",
         "runtime",
         "worker node control",
-        "api task actor placement sync session inspection observe",
+        "api task actor methods placement sync session inspection observe",
         "__init__",
         "opening cli commands shared_node daemon testing __main__",
     )
@@ -48,6 +48,9 @@ ALLOWED: dict[str, str] = {
     "methods actorlite/worker/inbound.py:InboundCall": "what user code, mailbox and runner ask of a call: its message",
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",
     "methods actorlite/runtime/borrows.py:Borrows": "objects and actors of others are held, registered, released alike",
+    "class actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",
+    "methods actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",
+    "file actorlite/wire/messages.py": "the one tagged union, each message beside the others",
     "methods actorlite/refs.py:ObjectRef": "a future's whole interface, which asyncio's combinators ask for, and ours",
 }
 """What may exceed a budget or be imported late: `"<budget> <path>:<qualified name>"` to the reason."""
