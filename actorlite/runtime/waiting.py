@@ -1,7 +1,8 @@
 """`get`, `wait` and `as_completed`: they count down on references, without a task per reference.
 
 Each call subscribes to the references that it misses, waits on one future of the running loop, and leaves no
-subscription behind, also when cancelled. While it really waits inside a call, the call's CPU goes back to the node.
+subscription behind, also when cancelled; for `wait` with a list that `wait` returned see `pending`. While it really
+waits inside a call, the call's CPU goes back to the node.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, overload
+from typing import Any, TypeGuard, TypeVar, overload
 
 from actorlite.context import current_call
 from actorlite.errors import GetTimeoutError
 from actorlite.refs import ELSEWHERE, Failure, ObjectRef
+from actorlite.runtime.pending import Pending, Watch
 
 T = TypeVar("T")
 References = list[ObjectRef[T]] | tuple[ObjectRef[T], ...]
@@ -47,9 +49,42 @@ async def wait(
 
     At most `num_returns` come back as ready; a failed one is ready too. `fetch_local=False` does not fetch the values.
     """
-    listed = checked_wait(refs, num_returns, timeout)
-    await until_some(listed, num_returns, timeout, fetch_local)
-    return split(listed, num_returns, fetch_local)
+    pending = Pending(checked_wait(refs, num_returns, timeout))  # the caller may change his own list meanwhile
+    if not pending:
+        return [], []
+    loop = asyncio.get_running_loop()
+    returned = refs if _is_known(refs) else None
+    watch = returned.lend_watch(loop, fetch_local) if returned is not None else None
+    try:
+        found: list[int] = []
+        if watch is None or watch.here >= num_returns:
+            found = pending.find_ready(num_returns, fetch_local)
+        if len(found) < num_returns:
+            if returned is not None and watch is None:
+                watch = pending.open_watch(loop, fetch_local)
+            if watch is None:
+                await until_some(pending, num_returns, timeout, fetch_local)
+            else:
+                await _until_here(watch, num_returns, timeout)
+            found = pending.find_ready(num_returns, fetch_local)
+        ready = pending.take(found)
+    except BaseException:
+        if watch is not None:
+            watch.close(pending)
+        raise
+    if watch is not None:
+        watch.here -= len(ready)
+    pending.keep(watch)
+    return ready, pending
+
+
+async def _until_here(watch: Watch, needed: int, timeout: float | None) -> None:
+    countdown = _Countdown(needed - watch.here)
+    watch.notify = countdown.count
+    try:
+        await countdown.wait(timeout)
+    finally:
+        watch.notify = None
 
 
 def as_completed(refs: Iterable[ObjectRef[T]]) -> AsyncIterator[ObjectRef[T]]:
@@ -130,15 +165,21 @@ def references(what: str, refs: Any) -> Sequence[ObjectRef[Any]]:
 
 def checked_wait(refs: Any, num_returns: int, timeout: float | None) -> Sequence[ObjectRef[Any]]:
     """The arguments of `wait`, by Ray's rules."""
-    listed = references("wait", refs)
+    known = _is_known(refs)
+    listed = refs if known else references("wait", refs)
     check_timeout("wait", timeout)
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns must be an int, not {num_returns!r} of type {type(num_returns).__name__}")
-    if len(set(listed)) != len(listed):
+    if not known and len(set(listed)) != len(listed):
         raise ValueError("wait() takes each ObjectRef once: the list contains duplicates")
     if listed and not 0 < num_returns <= len(listed):
         raise ValueError(f"num_returns={num_returns} must be between 1 and the number of references, {len(listed)}")
     return listed
+
+
+def _is_known(refs: Any) -> TypeGuard[Pending[Any]]:
+    """Whether the list came from `wait` and is as it was."""
+    return type(refs) is Pending and refs.is_known()
 
 
 def check_timeout(what: str, timeout: float | None) -> None:
@@ -167,6 +208,11 @@ class _Countdown:
         self.stop_at_failure = stop_at_failure
         self.arrived = arrived
         self._future: asyncio.Future[None] | None = None
+
+    def count(self) -> None:
+        self.needed -= 1
+        if self.needed <= 0:
+            self._wake()
 
     def arrive(self, ref: ObjectRef[Any]) -> None:
         self.needed -= 1
