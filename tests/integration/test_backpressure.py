@@ -236,7 +236,8 @@ async def test_an_actor_s_own_handle_has_its_limit(cluster: al.Session) -> None:
 
         async def leaf(self) -> None: ...
 
-    assert await Own.options(max_pending_calls=1).remote().flood() == "limited"
+    own = Own.options(max_pending_calls=1).remote()
+    assert await own.flood() == "limited"
 
 
 async def test_structured_calls_wait_for_room_in_turn_under_their_deadline(cluster: al.Session, gate: Any) -> None:
