@@ -13,7 +13,7 @@ COLUMNS = 5
 
 
 @cache
-def tests_in(path: Path) -> frozenset[str]:
+def names_in(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text())
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     return frozenset(each.name for each in ast.walk(tree) if isinstance(each, functions))
@@ -33,4 +33,4 @@ def test_every_row_names_a_test_that_exists() -> None:
         named = re.findall(r"`([\w/]+\.py)::(\w+)`", row[4])
         assert named, row
         for path, name in named:
-            assert name in tests_in(TESTS / path), f"{path}::{name}"
+            assert name in names_in(TESTS / path), f"{path}::{name}"
