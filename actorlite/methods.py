@@ -146,6 +146,7 @@ def bound_method(
 class Method(Generic[P, R_co]):
     """What `@al.method` makes: through a handle a `BoundMethod`; inside the actor the plain method."""
 
+    __actorlite_method__ = True
     __wrapped__: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any], options: MethodOptions) -> None:

@@ -252,6 +252,12 @@ class MethodOptions:
     max_task_retries: int | None = None
     """None: what the actor says."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
+    is_plain: bool = field(init=False, repr=False, compare=False, default=True)
+    """Whether a call asks for nothing special."""
+
+    def __post_init__(self) -> None:
+        special = (self.name, self.timeout, self.concurrency_group, self.readonly, self.max_task_retries)
+        object.__setattr__(self, "is_plain", self.num_returns == 1 and not any(special))
 
     @classmethod
     def make(cls, **keywords: Any) -> MethodOptions:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from actorlite.context import current_call
+from actorlite.context import current_call, current_trace
 from actorlite.deadlines import time_left
 from actorlite.definitions import MethodDefinition
 from actorlite.errors import (
@@ -23,6 +23,8 @@ from actorlite.errors import (
     TaskCancelledError,
 )
 from actorlite.options import DEFAULT_GROUP, MethodOptions
+from actorlite.propagation import registered
+from actorlite.refs import ObjectRef
 from actorlite.runtime.calls import (
     Outbound,
     StructuredResult,
@@ -34,6 +36,7 @@ from actorlite.runtime.calls import (
     next_attempt,
     take_item,
 )
+from actorlite.runtime.nearby import IMMUTABLE
 from actorlite.runtime.room import size_of
 from actorlite.runtime.streams import OwnStream, streaming, window_of
 from actorlite.state.retries import Backoff, after_try, is_retried
@@ -42,14 +45,19 @@ from actorlite.wire.messages import (
     ACTOR_DIED,
     CYCLE,
     HELD,
+    INLINE_PAYLOAD_BYTES,
     INTERRUPTED,
     MAILBOX_FULL,
     NO_SUCH_ACTOR,
     SHED,
+    ActorCall,
     Envelope,
     Failed,
+    Payload,
     Rejected,
+    encode,
 )
+from actorlite.wire.serialize import encode_call
 
 if TYPE_CHECKING:
     from actorlite.runtime.actors import Link
@@ -63,6 +71,11 @@ _REFUSALS: Mapping[str, Callable[..., ActorliteError]] = {
 
 RETRY_BACKOFF = Backoff(first_s=0.1, cap_s=5.0, free=1)
 """Between a method's exception and the next attempt."""
+
+
+SIZED = frozenset({str, bytes})
+SHORT = 2048
+"""Longer arguments go the long way, so that none is encoded twice."""
 
 
 class ActorOut(Outbound):
@@ -81,7 +94,11 @@ class ActorOut(Outbound):
         if type(message) is Rejected and message.reason == HELD:
             self.link.came_back(self)
             return
-        self.link.one_less(self)
+        link = self.link
+        link.unanswered -= 1
+        link.sent_bytes -= self.size
+        if link.outbox:
+            link.flush()
         super().answered(message, parts)
 
     def item(self, message: Any, parts: Any) -> None:
@@ -223,6 +240,44 @@ def make_call(
     call.unwanted = False
     call.size = size_of(encoded)
     return call, result
+
+
+def quick_call(link: Link, method: str, args: tuple[Any, ...]) -> ObjectRef[Any] | None:
+    """`make_call` and what follows, for most calls: nothing is asked for, nothing waits, there is room, and all of it
+    fits into one struct. None when that is not so, and nothing was done."""
+    runtime, peer, quota = link.runtime, link.peer, link.quota
+    if peer is None or link.outbox or link.held_back is not None or link.options.max_task_retries or registered:
+        return None
+    if not runtime.in_loop() or runtime.gone or current_call.get() is not None or current_trace.get():
+        return None
+    for value in args:
+        if type(value) not in IMMUTABLE or (type(value) in SIZED and len(value) > SHORT):
+            return None
+    encoded = encode_call(args, {})
+    size = len(encoded.data)
+    if encoded.buffers or size > INLINE_PAYLOAD_BYTES or not quota.fits(size):
+        return None
+    box = link.box
+    if link.unanswered >= box.calls or link.sent_bytes + size > box.bytes:
+        return None
+    number = next(runtime.hub.numbers)
+    ref: ObjectRef[Any] = ObjectRef(runtime, number)
+    call = ActorOut(runtime, number, method, ref, encoded, (), None)
+    call.link = link
+    call.unwanted = False
+    call.size = size
+    call.quota = quota
+    call.peer = peer
+    ref._call = call
+    quota.take(size)
+    link.unanswered += 1
+    link.sent_bytes += size
+    payload = Payload(encoded.kind, encoded.data)  # type: ignore[arg-type]
+    try:
+        peer.call(number, call, encode(ActorCall(number, link.id, method, payload)))
+    except ConnectionLost as error:
+        call.lost(error)
+    return ref
 
 
 def retries_of(link: Link, options: MethodOptions) -> int:

@@ -32,7 +32,15 @@ from actorlite.options import (
 )
 from actorlite.refs import Failure
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.actor_calls import ActorOut, came_through, make_call, make_stream, retries_of, too_many
+from actorlite.runtime.actor_calls import (
+    ActorOut,
+    came_through,
+    make_call,
+    make_stream,
+    quick_call,
+    retries_of,
+    too_many,
+)
 from actorlite.runtime.calls import StructuredResult, await_structured, bind_call, fail_with
 from actorlite.runtime.held import HeldBack
 from actorlite.runtime.nearby import MUST_SEND, LocalHost, are_immutable, hosts_in
@@ -123,6 +131,10 @@ class Link:
     def call(
         self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
     ) -> Any:
+        if options.is_plain and not kwargs:
+            ref = quick_call(self, method.name, args)
+            if ref is not None:
+                return ref
         call, result = make_call(self, method, args, kwargs, options)
         self._submit_if_room(call, method)
         return result

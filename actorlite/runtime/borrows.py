@@ -67,13 +67,8 @@ class Borrows:
         self._dropped: deque[tuple[ObjectId, str]] = deque()
         self._release_due = False
         self._fetching: set[tuple[ObjectId, bool]] = set()
-        self._unregistered: set[asyncio.Future[None]] = set()
+        self.unregistered: set[asyncio.Future[None]] = set()
         """Registrations with owners that were not acknowledged yet."""
-
-    @property
-    def registering(self) -> bool:
-        """Whether an owner has not yet acknowledged that this process holds its object."""
-        return bool(self._unregistered)
 
     def import_ref(self, identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:
         """The reference for an id that came in a message. From any thread."""
@@ -98,7 +93,7 @@ class Borrows:
             self._watchers[identifier] = weak(held, dropped)
             registered = self._scope.loop.create_future()
             # Now, not on the loop: the answer to the call that brought the reference may be there first.
-            self._unregistered.add(registered)
+            self.unregistered.add(registered)
         self._scope.post(self._register, identifier, owner_address, registered)
         return held
 
@@ -115,7 +110,7 @@ class Borrows:
 
     def when_registered(self, work: Callable[[], object]) -> None:
         """Run `work` once all registrations known now are acknowledged; at once when there are none. On the loop."""
-        waiting = [future for future in list(self._unregistered) if not future.done()]
+        waiting = [future for future in list(self.unregistered) if not future.done()]
         if not waiting:
             work()
             return
@@ -123,7 +118,7 @@ class Borrows:
         everyone.add_done_callback(lambda _: work())
 
     def _register(self, identifier: ObjectId, owner_address: str, future: asyncio.Future[None]) -> None:
-        future.add_done_callback(self._unregistered.discard)
+        future.add_done_callback(self.unregistered.discard)
         if identifier not in self._borrowed:
             future.set_result(None)  # let go meanwhile, and perhaps released already
             return

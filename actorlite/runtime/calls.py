@@ -234,18 +234,18 @@ class Outbound:
         self.ended = True
         quota = self.quota
         if quota is not None:
-            quota.give(self.size)
+            quota.calls -= 1  # `give`, on the path of every call
+            quota.bytes -= self.size
             if quota.waiting:
                 wake(quota)
         if self.timer is not None:
             self.timer.cancel()
         if self.siblings is not None:
             self.siblings.discard(self)
-        self.release()
-        if self.runtime.closing and type(outcome) is Failure:
+        if self.dependencies or self.pinned or self.encoded.handles:
+            self.release()
+        if type(outcome) is Failure and (self.runtime.closing or self.runtime.quiet):
             outcome.retrieved = True  # whoever shuts a session down has given up on what is under way
-        if self.runtime.quiet and type(outcome) is Failure:
-            outcome.retrieved = True
         sink, self.sink = self.sink, None
         if sink is not None:
             if isinstance(sink, ObjectRef):
@@ -430,6 +430,8 @@ async def await_structured(runtime: ProcessRuntime, result: StructuredResult, ca
         outcome = await result.future
     except asyncio.CancelledError:
         call.abandon()
+        if result.future.done() and not result.future.cancelled() and type(result.future.result()) is Failure:
+            result.future.result().retrieved = True  # it came in the pass in which nobody wanted it any more
         raise
     finally:
         if scope is not None:

@@ -14,6 +14,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
+FEW = 4096
+"""Queued calls up to which nobody needs to be warned."""
+
 CHAIN_DEPTH = 1024
 """How many calls are queued in a thread; more wait here, where they can be counted and dropped."""
 
@@ -84,6 +87,18 @@ class Mailbox(Generic[C]):
             self._queue = deque()
         self._queue.append(call)
         self.bytes += call.size
+
+    def wait_among_few(self, call: C, calls: int, size_bytes: int) -> bool:
+        """Queue a call where few are queued, so that there is room for sure; False: ask `is_full`."""
+        queue = self._queue
+        if queue is None or len(queue) >= FEW or len(queue) + self.chained >= calls:
+            return False
+        size = call.size
+        if self.bytes + size > size_bytes:
+            return False
+        queue.append(call)
+        self.bytes += size
+        return True
 
     def offer(self, call: C) -> bool:
         """True: start the call now. False: it waits."""

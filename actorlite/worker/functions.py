@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import CallKind
@@ -55,3 +56,14 @@ class TaskFunctions:
             answer = call.failure(error)
         if not self._worker.loop.is_closed():
             self._worker.loop.call_soon_threadsafe(built, call, answer)
+
+
+def defined_function(cls: type[Any], name: str) -> FunctionType | None:
+    """The function behind a method, bare or with `@al.method`; None for what does more when it is looked up."""
+    if inspect.getattr_static(cls, "__getattribute__") is not inspect.getattr_static(object, "__getattribute__"):
+        return None
+    value = inspect.getattr_static(cls, name, None)
+    if isinstance(value, FunctionType):
+        return value
+    wrapped = getattr(value, "__wrapped__", None) if getattr(value, "__actorlite_method__", False) else None
+    return wrapped if isinstance(wrapped, FunctionType) else None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from actorlite.definitions import CallKind
 from actorlite.errors import ActorError, ActorliteError, Outcome
 from actorlite.ids import ObjectId, object_id
 from actorlite.rpc.peer import Peer
@@ -45,7 +46,10 @@ Answer = tuple[Sequence[Buffer], Sequence[object]]
 class InboundCall(RunningCall):
     """One call from its arrival to its answer."""
 
-    __slots__ = ("peer", "id", "message", "parts", "cascades", "fetched", "thread", "blocked", "arrival", "_claim")
+    __slots__ = (
+        "peer", "id", "message", "parts", "size", "kind", "function", "cascades", "fetched", "thread", "blocked",
+        "arrival", "_claim",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -62,7 +66,16 @@ class InboundCall(RunningCall):
         self.name = name
         self.message: Any = message
         # The struct's own part was read, and shares memory with its neighbours on the connection.
-        self.parts: Sequence[memoryview] = parts if len(parts) > 1 else ()
+        if len(parts) == 1:
+            self.parts: Sequence[memoryview] = ()
+            self.size = len(parts[0])
+        else:
+            self.parts = parts
+            self.size = sum(map(len, parts))
+        self.kind: bool | CallKind | None = None
+        """As `Turns.kind`, once its actor is there to be asked."""
+        self.function: Callable[..., Any] | None = None
+        """What to call, where that is known without running code of the user's."""
         self.actor = actor
         self.task: asyncio.Task[Any] | None = None
         self.cancelled = False
@@ -97,14 +110,14 @@ class InboundCall(RunningCall):
         actor = self.actor
         if actor is None:
             return not self.message.slots and self.worker.tasks.functions.kind(self.message.code) is False
-        return (
-            actor.instance is not None
-            and not self.message.slots
-            and self.size <= CHAINABLE_BYTES
-            and self.name != "__init__"
-            and self.worker.actors.turns.kind(actor, self.name) is False
-            and (self.message.envelope is None or not self.through)
-        )
+        kind = self.kind
+        if kind is None:
+            if actor.instance is None or self.name == "__init__":
+                return False
+            kind = self.kind = self.worker.actors.turns.kind(actor, self.name)
+        if kind is not False or self.message.slots or self.size > CHAINABLE_BYTES:
+            return False
+        return self.envelope is None or not self.through
 
     def may_answer_at_once(self, answer: Answer) -> bool:
         """Whether the answer may overtake what the loop has to say: not when references came with the call or go with
@@ -113,11 +126,6 @@ class InboundCall(RunningCall):
         if answer[1] or message.args.refs or message.slots or self.name == "__init__":
             return False
         return message.envelope is None or not message.envelope.execution
-
-    @property
-    def size(self) -> int:  # type: ignore[override]
-        parts = self.parts
-        return len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
 
     @property
     def readonly(self) -> bool:  # type: ignore[override]

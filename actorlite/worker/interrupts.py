@@ -12,6 +12,7 @@ import concurrent.futures
 import ctypes
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,20 +51,19 @@ def interrupt(call: InboundCall) -> None:
     call.arrival.set()
 
 
-def run_interruptibly(call: InboundCall, code: Callable[[], Any]) -> Any:
-    """In the thread: the result of `code`, None when the exception came where it was not caught."""
-    identity = threading.get_ident()
-    thread = call.thread = [identity]
+def run_interruptibly(call: InboundCall, context: Context, code: Callable[..., Any], *args: Any) -> Any:
+    """In the thread: the result of `code`, run in `context`; None when the exception came where it was not caught."""
+    thread = call.thread = [threading.get_ident()]
     result = None
     try:
-        result = code()
+        result = context.run(code, call, *args)
         try:
             thread.pop()
         except IndexError:
             # The loop has the token. Either the exception came and the code dealt with it, or it comes now.
             assert call.arrival is not None
             call.arrival.wait()
-            _raise_in_thread(identity, _NOTHING)
+            _raise_in_thread(threading.get_ident(), _NOTHING)
     except asyncio.CancelledError:
         pass  # between the code and here
     return result

@@ -24,6 +24,11 @@ from actorlite.worker.scope import RunningCall, cancel_children
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
 
+BURST = 8
+"""Calls that end in threads while the loop is on its way to see to one: then it comes again by itself for a while.
+Each time it is woken it takes the interpreter's lock from the thread that works."""
+COME_BY_S = 0.001
+
 SENT: Answer = ((), ())
 """Stands for an answer that went out already."""
 
@@ -34,11 +39,13 @@ class Runner:
         self._loop = worker.loop
         self._base = Context()
         self._base.run(current_runtime.set, worker.runtime)
-        self._coroutines = Coroutines(worker.loop, self._base)
+        self.coroutines = Coroutines(worker.loop, self._base)
         self._running: dict[asyncio.Task[None], tuple[Done, InboundCall]] = {}
         """Tasks of ours, and what they were made for."""
         self._ended: deque[tuple[Done, InboundCall, Answer]] = deque()
         self._wake_up_sent = False
+        self._comes_by = False
+        """Whether the loop looks for ended calls every `COME_BY_S`, so that threads need not wake it."""
         self._silent = False
 
     def context_for(self, call: RunningCall) -> Context:
@@ -51,12 +58,13 @@ class Runner:
 
     def start_coroutine(self, call: InboundCall, function: Callable[..., Any], done: Done) -> None:
         """Decode the arguments and run a coroutine function."""
-        self._coroutines.start(call, function, done)
+        self.coroutines.start(call, function, done)
 
     def start_plain(
         self, call: InboundCall, find: Callable[[], Callable[..., Any]], executor: ThreadExecutor, done: Done
     ) -> None:
-        """Decode the arguments and run a plain function in a thread; `find` gives it, there."""
+        """Decode the arguments and run a plain function in a thread; `find` gives it, there, unless `call.function` is
+        set."""
         call.task = None
         executor.submit(partial(self._run_plain, call, find, executor, done))
 
@@ -82,7 +90,7 @@ class Runner:
 
     def answer(self, peer: Peer, number: int, answer: Answer) -> None:
         borrows = self._worker.runtime.borrows
-        if borrows.registering:
+        if borrows.unregistered:
             borrows.when_registered(partial(self._send, peer, number, answer))
         elif answer[1]:
             self._send(peer, number, answer)
@@ -94,7 +102,7 @@ class Runner:
         self._silent = True
         for task in self._running:
             task.cancel()
-        return [*self._running, *self._coroutines.cancel_all()]
+        return [*self._running, *self.coroutines.cancel_all()]
 
     def _own(self, call: InboundCall, work: Any, done: Done) -> None:
         if self._silent:
@@ -126,14 +134,16 @@ class Runner:
     ) -> None:
         if not call.claim():
             return  # the loop took it back, and has answered
-        context = self._base.copy()
-        answer = run_interruptibly(call, lambda: context.run(self._call_plain, call, find)) or call.stopped()
+        answer = run_interruptibly(call, self._base.copy(), self._call_plain, find) or call.stopped()
         # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
         sent = executor.is_idle and call.may_answer_at_once(answer) and call.peer.send_from_thread(*answer[0])
         self._ended.append((done, call, SENT if sent else answer))
         if sent and not call.others_wait:
             return
-        self._wake_loop()
+        # In a burst the loop comes by itself. It looks at what has ended after it said that it comes no more, and this
+        # was noted before it was asked: so nothing is left lying.
+        if not self._comes_by or executor.is_idle:
+            self._wake_loop()
 
     def ended_in_thread(self, done: Done, call: InboundCall, answer: Answer) -> None:
         """A call that ran in a thread without `start_plain` has ended there: `done` follows on the loop."""
@@ -151,7 +161,7 @@ class Runner:
             return call.rejection(EXPIRED)
         try:
             enter_call(call)
-            function = find()
+            function = call.function or find()
             args, kwargs = call.arguments()
             return call.success(function(*args, **kwargs))
         except asyncio.CancelledError as error:
@@ -169,6 +179,19 @@ class Runner:
         # Cleared first: a thread that appends from now on wakes the loop again.
         self._wake_up_sent = False
         ended = self._ended
+        count = 0
         while ended:
             done, call, answer = ended.popleft()
             done(call, answer)
+            count += 1
+        if count >= BURST and not self._comes_by and not self._silent:
+            self._comes_by = True
+            self._loop.call_later(COME_BY_S, self._come_by)
+
+    def _come_by(self) -> None:
+        if self._ended and not self._silent:
+            self._collect()
+            self._loop.call_later(COME_BY_S, self._come_by)
+            return
+        self._comes_by = False
+        self.collect_ended()

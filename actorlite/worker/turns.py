@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import CallKind
@@ -11,12 +12,14 @@ from actorlite.ids import ActorId
 from actorlite.wire.messages import ACTOR_DIED
 from actorlite.worker.admission import Admission
 from actorlite.worker.endings import Endings
-from actorlite.worker.functions import run_kind
+from actorlite.worker.functions import defined_function, run_kind
 from actorlite.worker.inbound import Answer, InboundCall
 from actorlite.worker.scope import HostedActor, RunningCall
 
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
+
+UNKNOWN: Any = object()
 
 
 class Turns:
@@ -25,6 +28,7 @@ class Turns:
     def __init__(self, worker: Worker, endings: Endings) -> None:
         self._worker = worker
         self._kinds: dict[tuple[type[Any], str], bool | CallKind] = {}
+        self._functions: dict[tuple[type[Any], str], FunctionType | None] = {}
         self._endings = endings
         self._started: dict[ActorId, set[RunningCall]] = {}
         self.admission = Admission(worker)
@@ -33,9 +37,12 @@ class Turns:
         """Start the call, or let it wait in its actor's mailbox."""
         actor = call.actor
         assert actor is not None
-        started = not actor.watched and actor.mailbox.try_start(call)
-        if not started:
+        if actor.watched:
             started = self.admission.admit(actor, call)
+        elif not (started := actor.mailbox.try_start(call)):
+            box = actor.manner.box
+            if call.envelope is not None or not actor.mailbox.wait_among_few(call, box.calls, box.bytes):
+                started = self.admission.admit(actor, call)
         # After the offer: a call that is answered from its thread looks for those that wait once it is noted here.
         self._worker.runner.collect_ended()
         if started:
@@ -52,6 +59,17 @@ class Turns:
             known = self._kinds[key] = run_kind(getattr(actor.instance, method, None))
         return known
 
+    def _method(self, actor: HostedActor, name: str) -> MethodType | None:
+        """A plain method as its class defines it, without running any code of the user's; None when it may be more."""
+        instance = actor.instance
+        key = (type(instance), name)
+        function = self._functions.get(key, UNKNOWN)
+        if function is UNKNOWN:
+            function = self._functions[key] = defined_function(type(instance), name)
+        if function is None or name in getattr(instance, "__dict__", ()):
+            return None
+        return MethodType(function, instance)
+
     def _note_start(self, actor: HostedActor, call: RunningCall) -> None:
         started = self._started.get(actor.id)
         if started is None:
@@ -63,7 +81,11 @@ class Turns:
         """Run a call that its mailbox counts as started."""
         actor = call.actor
         assert actor is not None
-        self._note_start(actor, call)
+        started = self._started.get(actor.id)
+        if started is None:
+            self._started[actor.id] = {call}
+        else:
+            started.add(call)
         if call.message.slots and call.foreign_slots:
             self._worker.runner.start_work(call, self._fetch_and_start(call), self.done)
         else:
@@ -73,12 +95,15 @@ class Turns:
         actor = call.actor
         assert actor is not None
         runner = self._worker.runner
-        kind = self.kind(actor, call.name)
+        kind = call.kind
+        if kind is None:
+            kind = call.kind = self.kind(actor, call.name)
         if kind is True:
-            runner.start_coroutine(call, getattr(actor.instance, call.name), self.done)
+            runner.coroutines.start(call, getattr(actor.instance, call.name), self.done)
             return
         executor = actor.manner.executor_for(call, actor.executor) if actor.watched else actor.executor
         if kind is False:
+            call.function = self._method(actor, call.name)
             runner.start_plain(call, lambda: getattr(actor.instance, call.name), executor, self.done)
         else:
             self._worker.producers.start(call, kind, lambda: getattr(actor.instance, call.name), executor, self.done)

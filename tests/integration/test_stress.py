@@ -158,7 +158,7 @@ async def test_everything_at_once(
 
     async def nothing_held() -> bool:
         gc.collect()
-        return not runtime.exports.is_needed and not runtime.borrows.registering
+        return not runtime.exports.is_needed and not runtime.borrows.unregistered
 
     await eventually(nothing_held)
     complaints.mentions("never retrieved")  # what failed after its waiter was cancelled: that is said, as it should be

@@ -45,11 +45,10 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 
 ALLOWED: dict[str, str] = {
-    "methods actorlite/worker/inbound.py:InboundCall": "what user code, mailbox and runner ask of a call: its message",
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",
-    "methods actorlite/runtime/borrows.py:Borrows": "objects and actors of others are held, registered, released alike",
     "class actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",
     "methods actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",
+    "methods actorlite/state/mailbox.py:Mailbox": "one queue, for those who offer, count, take back and drop calls",
     "file actorlite/wire/messages.py": "the one tagged union, each message beside the others",
     "methods actorlite/refs.py:ObjectRef": "a future's whole interface, which asyncio's combinators ask for, and ours",
 }
