@@ -19,6 +19,11 @@ class Pace:
         if self._since is None:
             self._since = now
 
+    def opened(self, now: float) -> None:
+        """The constructor is through, which says nothing about calls."""
+        if self._since is not None:
+            self._since = now
+
     def ended(self, now: float, waiting: bool) -> None:
         """A call has ended; `waiting` says whether the next one starts at once."""
         if self._since is not None:

@@ -75,7 +75,11 @@ class Admission:
     def ended(self, actor: HostedActor, call: Any) -> None:
         """A call of a watched actor has ended, or was taken back."""
         if actor.manner.pace is not None:
-            actor.manner.pace.ended(self._worker.loop.time(), actor.mailbox.waiting > 0)
+            now = self._worker.loop.time()
+            if call.name == "__init__":
+                actor.manner.pace.opened(now)
+            else:
+                actor.manner.pace.ended(now, actor.mailbox.waiting > 0)
         if actor.manner.is_special:
             self.refuse_cycles(actor, call)
         if actor.crowd is not None:
