@@ -109,13 +109,13 @@ class InboundCall(RunningCall):
         the actor: behind the call that waits for it, it would never run."""
         actor = self.actor
         if actor is None:
-            return not self.message.slots and self.worker.tasks.functions.kind(self.message.code) is False
+            return self.worker.tasks.functions.kind(self.message.code) is False and not self.foreign_slots
         kind = self.kind
         if kind is None:
             if actor.instance is None or self.name == "__init__":
                 return False
             kind = self.kind = self.worker.actors.turns.kind(actor, self.name)
-        if kind is not False or self.message.slots or self.size > CHAINABLE_BYTES:
+        if kind is not False or self.size > CHAINABLE_BYTES or (self.message.slots and self.foreign_slots):
             return False
         return self.envelope is None or not self.through
 
@@ -123,7 +123,9 @@ class InboundCall(RunningCall):
         """Whether the answer may overtake what the loop has to say: not when references came with the call or go with
         the answer, whose owners must hear of it first."""
         message = self.message
-        if answer[1] or message.args.refs or message.slots or self.name == "__init__":
+        if answer[1] or message.args.refs or self.name == "__init__":
+            return False
+        if message.slots and any(slot.payload is None or slot.payload.refs for slot in message.slots):
             return False
         return message.envelope is None or not message.envelope.execution
 
