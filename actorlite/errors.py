@@ -21,7 +21,11 @@ class Outcome(Enum):
 
 
 class ActorliteError(Exception):
-    """Base of all errors raised by actorlite."""
+    """Base of all errors raised by actorlite.
+
+    An error is an instance of `NotExecuted` or of `UnknownOutcome` as well when its `outcome` is that, whatever else it
+    is: `except al.errors.NotExecuted` catches what is safe to repeat.
+    """
 
     default_outcome = Outcome.NOT_EXECUTED
 
@@ -30,9 +34,62 @@ class ActorliteError(Exception):
         self.outcome = outcome or self.default_outcome
 
     @property
+    def outcome(self) -> Outcome:
+        """What is known about the work."""
+        return self._outcome
+
+    @outcome.setter
+    def outcome(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        object.__setattr__(self, "__class__", _with_outcome(_kind_of(type(self)), outcome))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {name: value for name, value in vars(self).items() if name != "_outcome"}
+        return _kind_of(type(self)), self.args, {**state, "outcome": self.outcome}
+
+    @property
     def may_have_run(self) -> bool:
         """False only when repeating the call is certainly safe."""
         return self.outcome is not Outcome.NOT_EXECUTED
+
+
+class NotExecuted(ActorliteError):
+    """The callee certainly did not start: repeating the call is safe. Never raised by itself, see `ActorliteError`."""
+
+
+class UnknownOutcome(ActorliteError):
+    """The callee may have run, wholly or in part. Never raised by itself, see `ActorliteError`."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+_BY_OUTCOME: dict[Outcome, type[ActorliteError]] = {
+    Outcome.NOT_EXECUTED: NotExecuted,
+    Outcome.UNKNOWN: UnknownOutcome,
+}
+
+
+def _kind_of(cls: type[ActorliteError]) -> type[ActorliteError]:
+    """The class as written, which pickles by name."""
+    kind: type[ActorliteError] = vars(cls).get("__actorlite_kind__", cls)
+    return kind
+
+
+_made: dict[tuple[type[ActorliteError], Outcome], type[ActorliteError]] = {}
+
+
+def _with_outcome(kind: type[ActorliteError], outcome: Outcome) -> type[ActorliteError]:
+    """The class, and that of the outcome, in one; by the same name."""
+    known = _made.get((kind, outcome))
+    if known is not None:
+        return known
+    made = kind
+    also = _BY_OUTCOME.get(outcome)
+    if also is not None and not issubclass(kind, also):
+        own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+        bases = (also,) if issubclass(also, kind) else (kind, also)
+        made = type(kind.__name__, bases, {**own, "__actorlite_kind__": kind})
+    return _made.setdefault((kind, outcome), made)
 
 
 # --- the session ------------------------------------------------------------------------------------------

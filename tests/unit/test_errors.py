@@ -12,6 +12,8 @@ CLASSES = sorted(
     (each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, ActorliteError)),
     key=lambda each: each.__name__,
 )
+MARKERS = {Outcome.NOT_EXECUTED: errors.NotExecuted, Outcome.UNKNOWN: errors.UnknownOutcome}
+CLASSES = [each for each in CLASSES if each not in MARKERS.values()]
 
 BUILTINS = {
     "NoSessionError": RuntimeError,
@@ -82,7 +84,7 @@ def test_an_error_survives_copying(cls, again):
     if cls is not errors.TaskError:
         error.outcome = Outcome.UNKNOWN
     twin = again(error)
-    assert type(twin) is cls and str(twin) == "text" and twin.outcome is error.outcome
+    assert type(twin) is type(error) and str(twin) == "text" and twin.outcome is error.outcome
     assert vars(twin) == vars(error)
 
 
@@ -98,6 +100,29 @@ def test_an_error_survives_copying(cls, again):
 def test_fields_survive_pickling(error):
     twin = pickle.loads(pickle.dumps(error))
     assert vars(twin) == vars(error) and str(twin) == "text"
+
+
+@pytest.mark.parametrize("cls", [each for each in CLASSES if each is not errors.TaskError])
+def test_an_error_is_of_the_type_of_its_outcome(cls):
+    for outcome in Outcome:
+        error = cls("text", outcome=outcome)
+        for each, marker in MARKERS.items():
+            assert isinstance(error, marker) == (each is outcome)
+        assert isinstance(error, cls) and type(error).__name__ == cls.__name__
+    error.outcome = Outcome.NOT_EXECUTED  # it turned out
+    with pytest.raises(errors.NotExecuted):
+        raise error
+    assert type(cls("text", outcome=Outcome.UNKNOWN)) is type(cls("other", outcome=Outcome.UNKNOWN))
+
+
+def test_classes_of_users_have_their_outcome_too():
+    class Own(errors.ActorUnavailableError):
+        def __init__(self, number):
+            super().__init__(f"number {number}", outcome=Outcome.NOT_EXECUTED)
+            self.number = number
+
+    error = Own(3)
+    assert isinstance(error, errors.NotExecuted) and isinstance(error, Own) and error.number == 3
 
 
 def test_the_base_catches_all():

@@ -460,9 +460,10 @@ def test_every_actorlite_error() -> None:
         cls = pending.pop()
         pending += cls.__subclasses__()
         if cls.__module__ == "actorlite.errors":
-            error = carry(cls("text"))
+            sent = cls("text")
+            error = carry(sent)
             assert isinstance(error, ActorliteError)
-            assert (type(error), str(error), error.outcome) == (cls, "text", cls.default_outcome)
+            assert (type(error), str(error), error.outcome) == (type(sent), "text", sent.outcome)
 
 
 def test_printing_a_carried_exception_shows_the_note() -> None:
