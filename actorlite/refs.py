@@ -27,11 +27,13 @@ Waker = Callable[[], object]
 class Failure:
     """An outcome that raises. `make` builds a fresh exception for each awaiter, so that none shares a traceback."""
 
-    __slots__ = ("make", "retrieved")
+    __slots__ = ("make", "retrieved", "depth")
 
-    def __init__(self, make: Callable[[], BaseException], *, quiet: bool = False) -> None:
+    def __init__(self, make: Callable[[], BaseException], *, quiet: bool = False, depth: int = 0) -> None:
         self.make = make
         self.retrieved = quiet
+        self.depth = depth
+        """How many calls did not run, one for the other, since the one that failed."""
 
     def exception(self) -> BaseException:
         self.retrieved = True

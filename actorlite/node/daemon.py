@@ -158,6 +158,8 @@ class Node:
 
     def _peer_lost(self, peer: Peer, error: ConnectionLost | None) -> None:
         process = peer.identity.process
+        if process in self.hub.peers:
+            return  # it has another connection
         if peer.identity.role == "driver":
             job = self._jobs.pop(process, None)
             self._departed[process] = f"the driver pid {peer.identity.pid} ended or closed its session"

@@ -164,17 +164,17 @@ class Hub:
     def _lost(self, peer: Peer, error: ConnectionLost | None) -> None:
         self._forget(peer)
         process = peer.identity.process
-        # Two processes that connect to each other at once have two connections; the last one counts.
+        # Two processes that connect to each other at once have two connections. What is bound to one of them ends with
+        # it; whoever asks for the process finds the other.
         other = next((each for each in self._all if each.is_open and each.identity.process == process), None)
         if self.peers.get(process) is peer:
             del self.peers[process]
         for address in [address for address, each in self._by_address.items() if each is peer]:
             del self._by_address[address]
-        if other is None:
-            self._on_peer_lost(peer, error)
-            return
-        self.peers[process] = other
-        self._by_address.setdefault(other.identity.address, other)
+        if other is not None:
+            self.peers[process] = other
+            self._by_address.setdefault(other.identity.address, other)
+        self._on_peer_lost(peer, error)
 
     def _forget(self, peer: Peer) -> None:
         self._all.discard(peer)

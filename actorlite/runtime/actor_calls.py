@@ -81,11 +81,9 @@ SHORT = 2048
 class ActorOut(Outbound):
     """One call of a method."""
 
-    __slots__ = ("link", "unwanted")
+    __slots__ = ("link",)
 
     link: Link
-    unwanted: bool
-    """Whether the callee was asked to cancel it."""
 
     def arguments_ready(self) -> None:
         self.link.flush()
@@ -107,7 +105,8 @@ class ActorOut(Outbound):
     def rejected(self, message: Rejected) -> None:
         kind = _REFUSALS.get(message.reason)
         if kind is not None:
-            self.end(fail_with(kind, f"{self.link!r}.{self.name}(): {message.text}", outcome=Outcome.NOT_EXECUTED))
+            outcome = Outcome.UNKNOWN if self.may_have_run else Outcome.NOT_EXECUTED
+            self.end(fail_with(kind, f"{self.link!r}.{self.name}(): {message.text}", outcome=outcome))
         elif message.reason in (ACTOR_DIED, NO_SUCH_ACTOR, INTERRUPTED):
             outcome = Outcome.UNKNOWN if message.reason == INTERRUPTED else Outcome.NOT_EXECUTED
             self.runtime.losses.refused(self, message.text or "the worker does not know it", outcome)
@@ -136,7 +135,6 @@ class ActorOut(Outbound):
                 f"force=True ends a worker process, and with it the whole actor: {self.name}() is a call of "
                 f"{self.link!r}; write al.kill(handle) if that is meant, else cancel without force"
             )
-        self.unwanted = True
         return super().cancel(recursive=recursive)
 
 
@@ -164,6 +162,7 @@ class RetriedOut(ActorOut):
     def _again_after(self, error: BaseException) -> None:
         """It ran, to an end that is no result: the next attempt is another execution."""
         assert self.envelope is not None
+        self.may_have_run = True
         self.retries = after_try(self.retries)
         self.envelope = next_attempt(self.envelope, execution=self.envelope.execution + 1)
         # What is answered is over: to the callee the next attempt is another call.
@@ -172,6 +171,10 @@ class RetriedOut(ActorOut):
         self.unsent()
         pause_s = RETRY_BACKOFF.delay_s(self.envelope.attempt, self.runtime.hub.luck())
         self.runtime.delays.after(pause_s, partial(self.link.enqueue, self))
+
+    def item(self, message: Any, parts: Any) -> None:
+        self.retries = 0  # the reader may have seen it: another attempt could tell another story
+        super().item(message, parts)
 
     def goes_again(self, outcome: Outcome) -> bool:
         if outcome is Outcome.NOT_EXECUTED:
@@ -237,7 +240,6 @@ def make_call(
     else:
         call = ActorOut(runtime, number, method.name, where, encoded, dependencies, envelope)
     call.link = link
-    call.unwanted = False
     call.size = size_of(encoded)
     return call, result
 
@@ -264,7 +266,6 @@ def quick_call(link: Link, method: str, args: tuple[Any, ...]) -> ObjectRef[Any]
     ref: ObjectRef[Any] = ObjectRef(runtime, number)
     call = ActorOut(runtime, number, method, ref, encoded, (), None)
     call.link = link
-    call.unwanted = False
     call.size = size
     call.quota = quota
     call.peer = peer

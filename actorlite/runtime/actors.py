@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
+from actorlite.deadlines import time_left
 from actorlite.definitions import ActorDefinition, MethodDefinition
 from actorlite.errors import (
     ActorDiedError,
@@ -38,10 +39,9 @@ from actorlite.runtime.actor_calls import (
     make_call,
     make_stream,
     quick_call,
-    retries_of,
     too_many,
 )
-from actorlite.runtime.calls import StructuredResult, await_structured, bind_call, fail_with
+from actorlite.runtime.calls import StructuredResult, await_structured, bind_call, envelope_now, fail_with
 from actorlite.runtime.held import HeldBack
 from actorlite.runtime.nearby import MUST_SEND, LocalHost, are_immutable, hosts_in
 from actorlite.runtime.room import RoomQuota, open_wide, take_turn, wake
@@ -122,6 +122,10 @@ class Link:
         return self.life.value
 
     @property
+    def is_dead(self) -> bool:
+        return self.life is ActorState.DEAD
+
+    @property
     def is_weak(self) -> bool:
         """Whether it does not keep the actor alive."""
         return bool(self.owner_address) and self.held is None
@@ -166,7 +170,7 @@ class Link:
         runtime.check_open()
         # Nothing of this process is under way to the actor, so the shortcut overtakes no earlier call.
         idle = not self.unanswered and not self.outbox and self.held_back is None
-        if self._nearby is not None and idle and options.timeout is None and not retries_of(self, options):
+        if self._nearby is not None and idle and self._asks_for_nothing(options):
             if are_immutable(args, kwargs):
                 value = self._nearby.run_now(self.id, method.name, runtime, args, kwargs)
                 if value is not MUST_SEND:
@@ -182,6 +186,12 @@ class Link:
         else:
             await self._submit_in_turn(call)
         return await await_structured(runtime, result, call)
+
+    def _asks_for_nothing(self, options: MethodOptions) -> bool:
+        """Whether a call may be answered on the spot: neither retries nor a deadline, and no turn of its own kind."""
+        if not options.is_plain or self.options.max_task_retries:
+            return False
+        return time_left(None, self.runtime.loop.time()) is None
 
     def open_stream(
         self,
@@ -279,7 +289,7 @@ class Link:
 
     def flush(self) -> None:
         """Send what waits, in order: a call whose arguments are pending holds back those behind it (Ray, A-20)."""
-        while self.outbox and self.peer is not None:
+        while self.outbox and self.peer is not None and self.peer.is_open:
             call = self.outbox[0]
             if not call.ended:
                 if call.missing or not self._may_send(call):
@@ -291,6 +301,21 @@ class Link:
         if not self.outbox:
             self.outbox = None
             self._stale = 0
+            if self.ready:
+                self._wake_ready()
+
+    @property
+    def last_unsent(self) -> ActorOut | None:
+        """Of the calls that wait here, the one that was made last."""
+        if self.outbox:
+            return self.outbox[-1]
+        return self.held_back.last if self.held_back is not None else None
+
+    def _wake_ready(self) -> None:
+        ready, self.ready = self.ready, None
+        for future in ready or ():
+            if not future.done():
+                future.set_result(None)
 
     def withdraw(self, call: ActorOut) -> None:
         """An unsent call ends: forget it, now or when its turn comes."""
@@ -317,6 +342,9 @@ class Link:
             outcome = Outcome.UNKNOWN if call.may_have_run else Outcome.NOT_EXECUTED
             call.end(self.death_failure(self.death, call.name + call.attempts, outcome))
             return
+        if peer is not self.peer:
+            self.enqueue(call)  # the actor is elsewhere by now
+            return
         if self.held_back is None:
             self.held_back = HeldBack(self)
             peer.tell(encode(CallerWaits(self.id, True)))
@@ -336,7 +364,7 @@ class Link:
             peer.call(
                 call.number,
                 call,
-                encode(ActorCall(call.number, self.id, call.name, args, call.envelope, slots)),
+                encode(ActorCall(call.number, self.id, call.name, args, envelope_now(call), slots)),
                 *parts,
             )
         except ConnectionLost as error:
@@ -370,6 +398,8 @@ class Link:
         self.life = after(before, event)
         if self.life is ActorState.RESTARTING:
             self.peer = self._nearby = self.place = None
+            if self.owner_address and (self.outbox or self.held_back is not None):
+                self.runtime.lookups.find(self)
         if self.life is ActorState.DEAD and before is not ActorState.DEAD:
             self.death = text
             self.init_failed = init_failed
@@ -382,10 +412,7 @@ class Link:
                 outcome = Outcome.UNKNOWN if call.may_have_run else Outcome.NOT_EXECUTED
                 call.end(self.death_failure(text, call.name, outcome))
             open_wide(self.quota, UNLIMITED)
-        ready, self.ready = self.ready, None
-        for future in ready or ():
-            if not future.done():
-                future.set_result(None)
+        self._wake_ready()
 
     def death_failure(self, text: str, method: str, outcome: Outcome) -> Failure:
         message = f"{self!r} is dead, {method}() has {_ran(outcome)}: {text}"
@@ -400,6 +427,8 @@ def _submit_posted(call: ActorOut) -> None:
     link = call.link
     with link.runtime.posting:
         link.quota.posted -= 1
+    if call.ended:
+        return  # it was cancelled on its way here
     link.quota.take(call.size)
     call.quota = link.quota
     link.submit_now(call)

@@ -49,6 +49,9 @@ from actorlite.wire.serialize import Encoded, encode_call
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
 
+MAX_NOTES = 16
+"""Calls of a chain that did not run, each for the one before, that are named in the error of the last."""
+
 Dependency = tuple[int | str, ObjectRef[Any]]
 
 
@@ -84,6 +87,7 @@ class ManyResults:
 
     def _resolve(self, outcome: Any) -> None:
         for ref in self.refs:
+            ref._call = None
             ref._resolve(outcome)
 
     def item(self, index: int, value: Encoded, kept: Any) -> None:
@@ -101,7 +105,7 @@ class Outbound:
 
     __slots__ = (
         "runtime", "number", "name", "sink", "encoded", "dependencies", "envelope", "peer", "timer", "ended", "missing",
-        "pinned", "may_have_run", "siblings", "quota", "size",
+        "pinned", "may_have_run", "siblings", "quota", "size", "begun", "unwanted",
     )  # fmt: skip
 
     def __init__(
@@ -132,6 +136,9 @@ class Outbound:
         """Whether an earlier attempt was sent to a worker that died."""
         self.siblings: set[Any] | None = None
         """The calls that were submitted by the same call and have not ended, this one among them."""
+        self.begun = False
+        self.unwanted = False
+        """Whether it was cancelled: then it does not go again, whatever else happens to it."""
         self.quota: RoomQuota | None = None
         """What it counts in as pending, with `size` bytes, until it has ended."""
         self.size = 0
@@ -140,6 +147,7 @@ class Outbound:
 
     def begin(self) -> None:
         """Hold what it refers to and start its clock. On the loop, once."""
+        self.begun = True
         if self.encoded.handles:
             self.runtime.exports.pin(self.encoded.handles)
         if self.envelope is not None and self.envelope.budget_s is not None:
@@ -154,8 +162,13 @@ class Outbound:
 
     def _one_arrived(self) -> None:
         self.missing -= 1
-        if self.missing == 0 and not self.ended:
+        if self.missing or self.ended:
+            return
+        if not any(isinstance(ref._outcome, Failure) for _, ref in self.dependencies):
             self.arguments_ready()
+        else:
+            # Later: its end may fail the next call in turn, and so on down a chain as long as its caller likes.
+            self.runtime.loop.call_soon(_fail_if_waiting, self)
 
     def arguments_ready(self) -> None:
         """All dependencies exist; subclasses send the call."""
@@ -163,8 +176,9 @@ class Outbound:
     def failed_dependency(self) -> Failure | None:
         """The outcome of a call whose argument failed: it does not run (Ray, T-31)."""
         for position, ref in self.dependencies:
-            if isinstance(ref._outcome, Failure):
-                return Failure(partial(_dependency_error, ref._outcome, position, self.name))
+            failure = ref._outcome
+            if isinstance(failure, Failure):
+                return _depends_on(failure, position, self.name)
         return None
 
     def compose(self) -> tuple[Payload, tuple[Slot, ...], list[Buffer]]:
@@ -244,7 +258,7 @@ class Outbound:
             self.siblings.discard(self)
         if self.dependencies or self.pinned or self.encoded.handles:
             self.release()
-        if type(outcome) is Failure and (self.runtime.closing or self.runtime.quiet):
+        if type(outcome) is Failure and (self.unwanted or self.runtime.closing or self.runtime.quiet):
             outcome.retrieved = True  # whoever shuts a session down has given up on what is under way
         sink, self.sink = self.sink, None
         if sink is not None:
@@ -254,8 +268,11 @@ class Outbound:
 
     def release(self) -> None:
         """Let go of what it held for the callee."""
-        if self.encoded.handles:
+        if self.encoded.handles and self.begun:
             self.runtime.exports.unpin(self.encoded.handles)
+        if self.missing:
+            for _, ref in self.dependencies:
+                ref._remove_soon(self._one_arrived)
         self.dependencies = ()
         self.unsent()
 
@@ -288,6 +305,7 @@ class Outbound:
         """`al.cancel`: what was sent is for the callee to stop. False when it has ended already."""
         if self.ended:
             return False
+        self.unwanted = True
         if self.peer is not None:
             self.peer.cancel(self.number, force=force, recursive=recursive)
             return True
@@ -445,6 +463,19 @@ def _cancelled(text: str, before_start: bool) -> Failure:
     return Failure(partial(TaskCancelledError, f"{text} ({outcome.value})", outcome=outcome), quiet=True)
 
 
+def envelope_now(call: Outbound) -> Envelope | None:
+    """The envelope to send now: of a budget there is less left than when the call was made."""
+    envelope, timer = call.envelope, call.timer
+    if timer is None or envelope is None:
+        return envelope
+    return structs.replace(envelope, budget_s=max(1e-6, timer.when() - call.runtime.loop.time()))
+
+
+def _fail_if_waiting(call: Outbound) -> None:
+    if not call.ended:
+        call.arguments_ready()
+
+
 def _late(call: Outbound, outcome: Outcome) -> Failure:
     budget = call.envelope.budget_s if call.envelope is not None else None
     text = f"{call.name}() did not end within its timeout of {budget or 0:g} s ({outcome.value})"
@@ -458,6 +489,14 @@ def _refs_in(message: Any) -> RefEntries:
     if type(message) is Replies:
         return tuple([entry for payload in message.values for entry in payload.refs])
     return ()
+
+
+def _depends_on(failure: Failure, position: int | str, name: str) -> Failure:
+    """The outcome of a call whose argument failed. A chain of such calls has no bound; the notes of its error have."""
+    if failure.depth >= MAX_NOTES:
+        failure.retrieved = True
+        return Failure(failure.make, depth=failure.depth)
+    return Failure(partial(_dependency_error, failure, position, name), depth=failure.depth + 1)
 
 
 def _dependency_error(failure: Failure, position: int | str, name: str) -> BaseException:

@@ -26,7 +26,17 @@ from actorlite.runtime.restarts import Recipe
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.wire.code import CodeBlob
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import ActorPlace, Conduct, CreateActor, Failed, Lease, Reply, encode
+from actorlite.wire.messages import (
+    INTERRUPTED,
+    ActorPlace,
+    Conduct,
+    CreateActor,
+    Failed,
+    Lease,
+    Rejected,
+    Reply,
+    encode,
+)
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
@@ -35,13 +45,15 @@ if TYPE_CHECKING:
 class CreationOut(Outbound):
     """The constructor call of one actor."""
 
-    __slots__ = ("link", "options", "blob", "lease", "maker")
+    __slots__ = ("link", "options", "blob", "lease", "maker", "life")
 
     link: Link
     options: ActorOptions
     blob: CodeBlob
     lease: Lease | None
     maker: ActorMaker
+    life: int
+    """How often the actor was made before."""
 
     @property
     def shared(self) -> bool:
@@ -72,12 +84,16 @@ class CreationOut(Outbound):
             options.stop_timeout,
         )
         self.peer = peer
+        self.life = self.link.restarts
         peer.call(self.number, self, encode(message), *parts)
         identity = peer.identity
         self.link.place = ActorPlace(identity.process, identity.address, identity.pid)
         self.link.connected(peer)
 
     def answered(self, message: Any, parts: Any) -> None:
+        if self.life != self.link.restarts or type(message) is Rejected and message.reason == INTERRUPTED:
+            self.end(None)  # it was ended while it was being made, as the link knows or will be told
+            return
         if type(message) is Reply:
             self.link.happened(ActorEvent.STARTED)
             if self.options.max_restarts:

@@ -41,7 +41,9 @@ class ActorDirectory:
         return self.created.get(identifier)
 
     def all(self) -> list[Link]:
-        return [*self.created.values(), *self._held.values(), *self._weak.values()]
+        """Also while other threads make actors: `valuerefs` is a copy."""
+        known = [*self.created.valuerefs(), *self._held.valuerefs(), *self._weak.valuerefs()]
+        return [link for each in known if (link := each()) is not None]
 
     # --- handles of other processes
 
@@ -208,8 +210,11 @@ class ActorDirectory:
         self.runtime.lifetimes.drain()
         stopping = [
             self.stop(link.peer, link.id, graceful=True)
-            for link in self.created.values()
-            if link.life is ActorState.ALIVE and link.peer is not None and hasattr(link.definition.cls, "on_stop")
+            for link in self.all()
+            if not link.owner_address
+            and link.life is ActorState.ALIVE
+            and link.peer is not None
+            and hasattr(link.definition.cls, "on_stop")
         ]
         stopping += [self.stop(each.peer, each.id, graceful=True) for each in self.runtime.lifetimes.endings.values()]
         if stopping:

@@ -128,12 +128,15 @@ class Exports:
                 self.hold_for_reply(peer, message.id, kept)
             peer.tell(encode(Reply(message.id, payload)), *extra)
 
-    def peer_lost(self, peer: Peer) -> None:
-        """A process is gone: it holds nothing any more."""
+    def connection_lost(self, peer: Peer) -> None:
+        """What was held for replies on it is not held any more."""
         for key in [key for key in self._held_for_reply if key[0] is peer]:
             self.unpin(self._held_for_reply.pop(key))
+
+    def process_lost(self, process: ProcessId) -> None:
+        """A process is gone: it holds nothing any more."""
         for export in list(self._exports.values()):
-            export.borrowers.discard(peer.identity.process)
+            export.borrowers.discard(process)
             self._drop(export)
 
     def known(self, identifier: ObjectId) -> ObjectRef[Any] | None:

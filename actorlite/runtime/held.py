@@ -34,6 +34,10 @@ class HeldBack:
         elif not call.ended:
             self._returned.append(call)
 
+    @property
+    def last(self) -> ActorOut | None:
+        return self._returned[-1] if self._returned else None
+
     def release(self) -> None:
         """Put what came back before what was never sent; the link may send again."""
         link = self.link
@@ -48,7 +52,7 @@ class HeldBack:
         link = self.link
         self.release()
         outbox = link.outbox
-        while outbox and (outbox[0].ended or calls > 0 and size > 0 and not outbox[0].missing):
+        while outbox and peer.is_open and (outbox[0].ended or calls > 0 and size > 0 and not outbox[0].missing):
             call = outbox.popleft()
             if not call.ended:
                 calls -= 1

@@ -90,6 +90,12 @@ class Lifetimes:
                 await self.runtime.directory.next_step(link)
         if link.life is ActorState.DEAD or link.peer is None:
             return
+        # What was called before is sent first: it may wait here for room in the mailbox, or for its arguments.
+        last = link.last_unsent
+        while last is not None and last.peer is None and not last.ended and not link.is_dead:
+            await self.runtime.directory.next_step(link)
+        if link.is_dead or link.peer is None:
+            return
         ending = self.end(link.id, link.peer)
         if link.id in self.endings:
             future: asyncio.Future[None] = self.runtime.loop.create_future()

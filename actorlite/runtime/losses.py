@@ -28,16 +28,17 @@ class Losses:
     def refused(self, call: ActorOut, text: str, outcome: Outcome) -> None:
         """The worker does not have the actor any more; its creator says whether it is dead or elsewhere."""
         link = call.link
+        known = Outcome.UNKNOWN if call.may_have_run else outcome
         if link.life is ActorState.DEAD:
             # What its creator was told says more: why the constructor failed, or who killed it.
-            call.end(link.death_failure(link.death, call.name + call.attempts, outcome))
+            call.end(link.death_failure(link.death, call.name + call.attempts, known))
         elif link.owner_address:
             self._when_known(call, text, outcome)
         elif link.life is ActorState.RESTARTING or link.peer is not call.peer:
             self._settle(call, text, outcome)
         else:
             # It ends: the news is under way.
-            call.end(link.death_failure(text, call.name + call.attempts, outcome))
+            call.end(link.death_failure(text, call.name + call.attempts, known))
 
     def _when_known(self, call: ActorOut, text: str, outcome: Outcome) -> None:
         asking = self._runtime.spawn(self._ask(call))
@@ -59,12 +60,18 @@ class Losses:
             return
         link = call.link
         if link.life is ActorState.DEAD:
-            call.end(link.death_failure(link.death, call.name + call.attempts, outcome))
+            known = Outcome.UNKNOWN if call.may_have_run else outcome
+            call.end(link.death_failure(link.death, call.name + call.attempts, known))
+        elif call.unwanted:
+            call.peer = None
+            call.unsent()
+            call.cancel()
         elif not over and not self._runtime.gone and call.goes_again(outcome):
             call.peer = None
             call.unsent()
             link.enqueue(call)
         else:
+            outcome = Outcome.UNKNOWN if call.may_have_run else outcome
             what = f"{link!r} was lost while {call.name}() was under way{call.attempts} ({outcome.value})"
             state = "" if over else f"; it is {link.life.value} now"
             call.end(fail_with(ActorUnavailableError, f"{what}: {text}{state}", outcome=outcome))

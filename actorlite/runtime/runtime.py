@@ -297,7 +297,10 @@ class ProcessRuntime:
             if not self.closing:
                 self.spawn(self._node_lost(str(error or "the connection was closed here")))
             return
-        self.exports.peer_lost(peer)
+        self.exports.connection_lost(peer)
+        if peer.identity.process in self.hub.peers:
+            return  # it has another connection
+        self.exports.process_lost(peer.identity.process)
         self.borrows.peer_lost(peer)
         if peer.identity.role == "worker" and not self.gone:
             self.spawn(self.worker_lost(peer.identity.process))

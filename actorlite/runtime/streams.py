@@ -279,7 +279,7 @@ class OwnStream(Intake):
             return
         credit = self.window.take(size)
         if credit is not None and call.peer is not None:
-            call.peer.tell(encode(Credit(self.number, *credit)))
+            call.peer.tell(encode(Credit(call.number, *credit)))
 
     def _complete(self, ref: ObjectRef[None]) -> None:
         if self.ended:

@@ -34,6 +34,7 @@ from actorlite.runtime.calls import (
     await_structured,
     bind_call,
     encode_arguments,
+    envelope_now,
     fail_with,
     make_envelope,
     make_sink,
@@ -96,7 +97,11 @@ class TaskOut(Outbound):
         if type(message) is Rejected and message.reason == HANDED_BACK and not self.ended:
             self.peer = None
             self.unsent()
-            group.handed_back(lease, self)
+            if self.unwanted:
+                group.finished(lease, self)
+                super().cancel()
+            else:
+                group.handed_back(lease, self)
             return
         if type(message) is Failed and self.retry_on and not self.ended:
             group.finished(lease, self)
@@ -124,6 +129,7 @@ class TaskOut(Outbound):
         if not self.retries or not is_retried(error, self.retry_on) or isinstance(error, TaskCancelledError):
             self.end(attempted(failure, attempt + 1) if attempt else Failure(partial(decode_failure, failure)))
             return
+        self.may_have_run = True
         self.retries = after_try(self.retries)
         self.envelope = next_attempt(self.envelope)
         self.peer = None
@@ -144,6 +150,9 @@ class TaskOut(Outbound):
         peer, self.peer = self.peer, None
         unsent = error.outcome is Outcome.NOT_EXECUTED
         self.may_have_run = self.may_have_run or not unsent
+        if unsent and self.unwanted and not self.runtime.gone:
+            super().cancel()
+            return
         if self.runtime.gone or not (unsent or self.retries):
             self.runtime.spawn(self._crashed(peer)).add_done_callback(self._crash_said)
             return
@@ -286,7 +295,7 @@ class LeaseGroup:
                 raise ConnectionLost("its worker is gone", outcome=Outcome.NOT_EXECUTED)
             self.runtime.code.ensure_sent(peer, call.blob, self.runtime.hub.identity.address)
             args, slots, parts = call.compose()
-            message = TaskCall(call.number, call.blob.digest, args, call.envelope, slots)
+            message = TaskCall(call.number, call.blob.digest, args, envelope_now(call), slots)
             peer.call(call.number, call, encode(message), *parts)
         except ConnectionLost as error:
             call.lost(error)
@@ -475,23 +484,25 @@ class TaskSubmitter:
     def _begin_posted(self, call: TaskOut) -> None:
         with self._runtime.posting:
             self.quota.posted -= 1
+        if call.ended:
+            return  # it was cancelled on its way here
         self.quota.take(call.size)
         call.quota = self.quota
         self._begin(call)
 
     def reclaim(self) -> None:
         """Give back leases without work."""
-        for group in self._groups.values():
+        for group in list(self._groups.values()):
             group.reclaim()
 
     def fail_all(self, kind: Callable[..., BaseException], text: str) -> None:
         """Nothing that waits for a worker will run."""
-        for group in self._groups.values():
+        for group in list(self._groups.values()):
             group.fail_all(kind, text)
         open_wide(self.quota, UNLIMITED)
 
     def close(self) -> None:
-        for group in self._groups.values():
+        for group in list(self._groups.values()):
             group.close()
 
     def _make(

@@ -62,6 +62,9 @@ INLINE_LIMIT: Final = 4096
 """Buffers below this travel inside `data`: a frame part of their own costs more than the copy."""
 _LIFT_LIMIT: Final = 32 * 1024
 """A bytes argument from here on leaves the pickle: the detour costs a microsecond, the copy more."""
+MAX_BUFFERS: Final = 60_000
+"""Buffers of one value: the parts of a message are counted in 16 bits, and a call may have several values."""
+MAX_BYTES: Final = 2**31 - 2**26
 _KEEP_LIMIT: Final = 1 << 20
 """A pickler that wrote more is not kept: its memo stays as large as it once was."""
 _SMALL_CONTAINER: Final = 16
@@ -183,7 +186,20 @@ def _is_plain(value: Any) -> bool:
 def _encode_raw(kind: int, value: bytes) -> Encoded:
     if len(value) < INLINE_LIMIT:
         return Encoded(kind, value)
+    if len(value) > MAX_BYTES:
+        raise serialization_error(ValueError(f"a message takes {MAX_BYTES} bytes: split it"), [("value", type(value))])
     return Encoded(kind, b"", (memoryview(value),))
+
+
+def _check_fits(buffers: Sequence[memoryview]) -> None:
+    """Raise `ValueError` for what no message takes."""
+    size = sum([buffer.nbytes for buffer in buffers])
+    if len(buffers) > MAX_BUFFERS:
+        raise ValueError(
+            f"it has {len(buffers)} buffers of {INLINE_LIMIT} bytes or more; a message takes {MAX_BUFFERS}: join them"
+        )
+    if size > MAX_BYTES:
+        raise ValueError(f"its buffers have {size} bytes, and a message takes {MAX_BYTES}: split the value")
 
 
 class _Lifted:
@@ -236,6 +252,7 @@ def _encode_pickled(value: object) -> Encoded:
     if encoder.buffers:
         kind, data, buffers = _pack(data, encoder.buffers)
         encoder.buffers.clear()
+        _check_fits(buffers)
     handles: Sequence[object] = ()
     if pickler.scope.handles:
         handles = pickler.scope.handles

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
 from actorlite.errors import ActorDiedError, ActorError, ActorUnavailableError, Outcome
-from actorlite.ids import ActorId
+from actorlite.ids import ActorId, ProcessId
 from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import (
     ACTOR_DIED,
+    INTERRUPTED,
     NO_SUCH_ACTOR,
     CreateActor,
     EndActor,
@@ -131,26 +133,43 @@ class ActorShelf:
     def _open(self, call: InboundCall, answer: Answer) -> None:
         actor = call.actor
         assert actor is not None
+        if self._is_over(actor):
+            self._too_late(call, answer)
+            return
         actor.mailbox.open(max(1, call.message.max_concurrency))
         self.turns.done(call, answer)
 
     def _failed_to_start(self, call: InboundCall, answer: Answer) -> None:
         actor = call.actor
         assert actor is not None
+        if self._is_over(actor):
+            self._too_late(call, answer)
+            return
         self._actors.pop(actor.id, None)
         self._worker.runner.deliver(call, answer)
         self._forget(actor, "its constructor or on_start raised")
         self.endings.drop(actor)
 
+    def _is_over(self, actor: HostedActor) -> bool:
+        """Whether it was ended while it was being made; another one may have its id by now."""
+        return self._actors.get(actor.id) is not actor and not self.endings.has(actor)
+
+    def _too_late(self, call: InboundCall, answer: Answer) -> None:
+        if call.peer.inbound.get(call.id) is call:
+            self._worker.runner.deliver(call, answer)
+
     # --- ends
 
-    def creator_lost(self, peer: Peer) -> None:
+    def caller_lost(self, peer: Peer) -> None:
+        """Nobody waits at the other end of a connection any more."""
+        self.turns.admission.peer_lost(peer)
+
+    def creator_lost(self, process: ProcessId) -> None:
         """An actor dies with its creator (Ray, A-41)."""
-        for actor in [each for each in self._actors.values() if each.creator is peer]:
+        for actor in [each for each in self._actors.values() if each.creator.identity.process == process]:
             del self._actors[actor.id]
             self._forget(actor, "its creator is gone")
-        self.turns.admission.peer_lost(peer)
-        for actor in self.endings.of_creator(peer):
+        for actor in self.endings.of_creator(process):
             self._forget(actor, "its creator is gone")
             self.endings.drop(actor)
 
@@ -162,8 +181,12 @@ class ActorShelf:
         """Answer what is waiting and what runs; coroutines are cancelled, threads cannot be."""
         self._reject_waiting(actor, text)
         kind: type[ActorError] = ActorUnavailableError if restarts else ActorDiedError
-        for call in self.turns.take_started(actor.id):
-            if call.name != "__init__":
+        for call in self.turns.take_started(actor):
+            if call.name == "__init__" and isinstance(call, InboundCall):
+                self._too_late(call, call.rejection(INTERRUPTED, text))
+                if call.task is not None and call.task is not asyncio.current_task():
+                    call.task.cancel()
+            else:
                 what = f"{actor.class_name}.{call.name}() was under way"
                 call.interrupt(kind(f"{what}: {text}", outcome=Outcome.UNKNOWN))
         self.turns.admission.forget(actor)

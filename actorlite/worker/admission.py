@@ -159,6 +159,8 @@ class Admission:
                     f"would end after {least:.3g} s, and it has {budget:.3g} s",
                 )
                 return False
+        if mailbox.is_full(box.calls, box.bytes, call.size):
+            self._worker.runner.collect_ended()
         if not mailbox.is_full(box.calls, box.bytes, call.size):
             return True
         if box.when_full == "wait":

@@ -64,6 +64,8 @@ class Coroutines:
         self._tasks.discard(task)
         if task is self._taker:
             self._taker = None
+            if self._ready:
+                self._make_taker()  # it was cancelled between two calls
 
     async def _take_ready(self) -> None:
         task = asyncio.current_task()
@@ -138,6 +140,11 @@ class Suspended:
             return stop.value
 
 
+def is_late(call: InboundCall) -> bool:
+    """Whether its budget was spent before it began. From any thread."""
+    return call.deadline is not None and call.deadline <= call.worker.runtime.now()
+
+
 def enter_call(call: RunningCall) -> None:
     """In the call's own context, first of all."""
     current_call.set(call)
@@ -153,7 +160,7 @@ def enter_call(call: RunningCall) -> None:
 
 def _first_step(call: InboundCall, function: Callable[..., Any]) -> Answer | Suspended:
     """In the call's context: run a coroutine function until it ends or is suspended."""
-    if call.deadline is not None and call.deadline <= call.worker.loop.time():
+    if is_late(call):
         return call.rejection(EXPIRED)
     try:
         enter_call(call)

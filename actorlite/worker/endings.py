@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from actorlite.ids import ActorId
+from actorlite.ids import ActorId, ProcessId
 from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import ActorEnded, Exists, encode
 from actorlite.worker.scope import HostedActor
@@ -64,7 +64,9 @@ class Endings:
         """A call has ended: if it was the last one, the actor stops."""
         ending = self.ending.get(actor.id)
         mailbox = actor.mailbox
-        if ending is not None and ending.stopping is None and not mailbox.running and not mailbox.waiting:
+        if ending is None or ending.actor is not actor or ending.stopping is not None:
+            return
+        if not mailbox.running and not mailbox.waiting:
             self._stop(ending)
 
     async def hurry(self, identifier: ActorId) -> bool:
@@ -90,8 +92,12 @@ class Endings:
         self._gone(ending)
         return True
 
-    def of_creator(self, peer: Peer) -> list[HostedActor]:
-        return [each.actor for each in self.ending.values() if each.actor.creator is peer]
+    def has(self, actor: HostedActor) -> bool:
+        ending = self.ending.get(actor.id)
+        return ending is not None and ending.actor is actor
+
+    def of_creator(self, process: ProcessId) -> list[HostedActor]:
+        return [each.actor for each in self.ending.values() if each.actor.creator.identity.process == process]
 
     def close(self) -> list[asyncio.Task[None]]:
         """The worker ends: hooks that run are cancelled."""

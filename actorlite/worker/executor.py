@@ -5,9 +5,12 @@ Not `concurrent.futures`: its threads hold up the interpreter's exit, and its fu
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+
+logger = logging.getLogger("actorlite.worker")
 
 Work = Callable[[], None]
 
@@ -58,16 +61,27 @@ class ThreadExecutor:
     def _run(self) -> None:
         get = self._queue.get
         while (work := get()) is not None:
-            work()
+            try:
+                work()
+            except BaseException:
+                _say_failed()
             del work  # an idle thread must not keep the last call's arguments alive
 
     def _run_counted(self) -> None:
         get = self._queue.get
         while (work := get()) is not None:
-            work()
+            try:
+                work()
+            except BaseException:
+                _say_failed()
             del work
             with self._lock:
                 self._unfinished -= 1
 
     def __repr__(self) -> str:
         return f"<ThreadExecutor {self.name} threads={len(self._threads)}/{self.size}>"
+
+
+def _say_failed() -> None:
+    """Work reports what it raises itself. Should it fail to, those behind it still have their thread."""
+    logger.exception("work in %s failed", threading.current_thread().name)

@@ -164,9 +164,12 @@ class Worker:
         for call in list(peer.inbound.values()):
             # Whoever waited for it is gone, and so is the reader of a stream. What else was submitted with `.remote()`
             # runs on: nobody was to wait for it.
-            if call.envelope is not None and (call.envelope.structured or call.envelope.window):
-                self.cancel_call(call)
-        self.actors.creator_lost(peer)
+            envelope = call.envelope
+            if envelope is not None and (envelope.structured or envelope.window) and not envelope.execution:
+                self.cancel_call(call)  # one with retries may be asked for again, over another connection
+        self.actors.caller_lost(peer)
+        if peer.identity.process not in self.hub.peers:
+            self.actors.creator_lost(peer.identity.process)
 
     def __repr__(self) -> str:
         return f"<Worker {self.spec.process} {self.tasks!r} {self.actors!r}>"

@@ -104,6 +104,11 @@ class InboundCall(RunningCall):
         return True
 
     @property
+    def is_begun(self) -> bool:
+        """Whether it has left its mailbox, for the thread or task that runs it, or was answered before that."""
+        return self.task is not None or not self._claim
+
+    @property
     def chainable(self) -> bool:
         """Plain code without arguments to fetch: it may be queued in the thread where it runs. Not what came through
         the actor: behind the call that waits for it, it would never run."""
@@ -160,7 +165,7 @@ class InboundCall(RunningCall):
     def interrupt(self, error: ActorError) -> None:
         """The actor ends under the call: answer for it, and stop its code."""
         unstarted = self.task is None and self.claim()  # queued in its thread: it must not run any more
-        if self.id in self.peer.inbound:
+        if self.peer.inbound.get(self.id) is self:
             answer = self.rejection(ACTOR_DIED if unstarted else INTERRUPTED, str(error))
             self.worker.runner.deliver(self, answer)
         stop_stream(self)

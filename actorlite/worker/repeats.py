@@ -54,8 +54,11 @@ class Repeats:
     def ended(self, call: InboundCall, answer: Answer) -> None:
         """A call has run to its end: keep what it ended with."""
         key = _key(call)
-        if self.running.pop(key, None) is None or call.cancelled:
+        if self.running.get(key) is not call:
             return
+        del self.running[key]
+        if call.cancelled or answer[1]:
+            return  # references in a recorded answer would keep their values alive
         size = sum(len(part) for part in answer[0])
         if size > MAX_BYTES // 4:
             return  # one value must not push out everybody else's
@@ -67,7 +70,9 @@ class Repeats:
 
     def not_run(self, call: InboundCall) -> None:
         """A call was answered without having run to its end."""
-        self.running.pop(_key(call), None)
+        key = _key(call)
+        if self.running.get(key) is call:
+            del self.running[key]
 
     def __repr__(self) -> str:
         return f"<Repeats running={len(self.running)} answers={len(self._answers)} bytes={self._bytes}>"

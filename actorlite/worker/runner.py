@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import current_runtime
+from actorlite.errors import ProtocolError
 from actorlite.rpc.peer import Peer
-from actorlite.wire.messages import EXPIRED
-from actorlite.worker.coroutines import Coroutines, Done, enter_call
+from actorlite.transport import Buffer
+from actorlite.wire.failures import encode_failure
+from actorlite.wire.messages import EXPIRED, Failed, encode
+from actorlite.worker.coroutines import Coroutines, Done, enter_call, is_late
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall
 from actorlite.worker.interrupts import run_interruptibly
@@ -79,7 +82,8 @@ class Runner:
     def deliver(self, call: InboundCall, answer: Answer) -> None:
         """Send an answer; first let the owners of references that came with the call know that they are held here."""
         peer = call.peer
-        peer.inbound.pop(call.id, None)
+        if peer.inbound.get(call.id) is call:
+            del peer.inbound[call.id]
         if call.cascades:
             cancel_children(call)  # those that it submitted after it was told
         if self._worker.repeats.running:
@@ -95,7 +99,14 @@ class Runner:
         elif answer[1]:
             self._send(peer, number, answer)
         else:
-            peer.tell(*answer[0])
+            self._tell(peer, number, answer[0])
+
+    def _tell(self, peer: Peer, number: int, parts: Sequence[Buffer]) -> None:
+        try:
+            peer.tell(*parts)
+        except ProtocolError as error:
+            # What the format cannot express was refused where it was packed; the caller must hear of it all the same.
+            peer.tell(encode(Failed(number, encode_failure(error, "worker"))))
 
     def cancel_all(self) -> list[asyncio.Task[None]]:
         """The worker ends: its callers learn that from their connections, not from what its end does to user code."""
@@ -136,7 +147,8 @@ class Runner:
             return  # the loop took it back, and has answered
         answer = run_interruptibly(call, self._base.copy(), self._call_plain, find) or call.stopped()
         # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
-        sent = executor.is_idle and call.may_answer_at_once(answer) and call.peer.send_from_thread(*answer[0])
+        at_once = executor.is_idle and len(answer[0]) == 1 and call.may_answer_at_once(answer)
+        sent = at_once and call.peer.send_from_thread(*answer[0])
         self._ended.append((done, call, SENT if sent else answer))
         if sent and not call.others_wait:
             return
@@ -157,7 +169,7 @@ class Runner:
                 self._loop.call_soon_threadsafe(self._collect)
 
     def _call_plain(self, call: InboundCall, find: Callable[[], Callable[..., Any]]) -> Answer:
-        if call.deadline is not None and call.deadline <= self._worker.runtime.now():
+        if is_late(call):
             return call.rejection(EXPIRED)
         try:
             enter_call(call)

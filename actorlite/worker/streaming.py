@@ -20,9 +20,10 @@ from actorlite.rpc.streams import LoopStream, OutboundStream, ThreadStream
 from actorlite.runtime.payloads import pack
 from actorlite.state.streams import SendWindow
 from actorlite.transport import Buffer
-from actorlite.wire.messages import Payload, Reply, encode
+from actorlite.wire.messages import EXPIRED, Payload, Reply, encode
 from actorlite.wire.serialize import Encoded
 from actorlite.wire.serialize import encode as encode_value
+from actorlite.worker.coroutines import is_late
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall
 
@@ -132,8 +133,11 @@ class Producers:
         producing = Producing(call)
         stream = LoopStream(call.peer, call.id, producing.window)
         try:
-            await self._drain(producing, stream, find)
-            answer = producing.ended()
+            if is_late(call):
+                answer = call.rejection(EXPIRED)
+            else:
+                await self._drain(producing, stream, find)
+                answer = producing.ended()
         except BaseException as error:
             # SystemExit too: it would end the loop, which belongs to the caller when in process.
             answer = producing.failed(error)
@@ -171,6 +175,8 @@ class Producers:
 
     def _call_plain(self, producing: Producing, stream: ThreadStream, find: Callable[[], Callable[..., Any]]) -> Answer:
         try:
+            if is_late(producing.call):
+                return producing.call.rejection(EXPIRED)
             self._drain_plain(producing, stream, find)
             return producing.ended()
         except BaseException as error:

@@ -118,6 +118,7 @@ class TaskLane:
         functions = self.functions
         kind = functions.kind(call.message.code)
         if kind is None:
+            call.task = None
             functions.build(call, self._built)
         elif kind is True:
             self._worker.runner.start_coroutine(call, functions.find(call), self._done)
@@ -151,7 +152,7 @@ class TaskLane:
                 self._worker.runtime.node.blocked(False)
             self._waiting = 0
         self._started.pop(call, None)
-        if call.id in call.peer.inbound:  # else it was answered when the process was to end with it
+        if call.peer.inbound.get(call.id) is call:  # else it was answered when the process was to end with it
             self._worker.runner.deliver(call, answer)
         for following in self.mailbox.finished(call):
             self._start(following)

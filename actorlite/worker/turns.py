@@ -8,7 +8,6 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import CallKind
-from actorlite.ids import ActorId
 from actorlite.wire.messages import ACTOR_DIED
 from actorlite.worker.admission import Admission
 from actorlite.worker.endings import Endings
@@ -30,7 +29,8 @@ class Turns:
         self._kinds: dict[tuple[type[Any], str], bool | CallKind] = {}
         self._functions: dict[tuple[type[Any], str], FunctionType | None] = {}
         self._endings = endings
-        self._started: dict[ActorId, set[RunningCall]] = {}
+        self._started: dict[HostedActor, set[RunningCall]] = {}
+        """By actor, not by its id: one that was made anew here is another one."""
         self.admission = Admission(worker)
 
     def offer(self, call: InboundCall) -> None:
@@ -49,7 +49,7 @@ class Turns:
             self.start(call)
 
     def running(self, actor: HostedActor) -> Collection[RunningCall]:
-        return self._started.get(actor.id, ())
+        return self._started.get(actor, ())
 
     def kind(self, actor: HostedActor, method: str) -> bool | CallKind:
         """True for a coroutine method, False for a plain one, else the kind of generator."""
@@ -71,9 +71,9 @@ class Turns:
         return MethodType(function, instance)
 
     def _note_start(self, actor: HostedActor, call: RunningCall) -> None:
-        started = self._started.get(actor.id)
+        started = self._started.get(actor)
         if started is None:
-            self._started[actor.id] = {call}
+            self._started[actor] = {call}
         else:
             started.add(call)
 
@@ -81,9 +81,9 @@ class Turns:
         """Run a call that its mailbox counts as started."""
         actor = call.actor
         assert actor is not None
-        started = self._started.get(actor.id)
+        started = self._started.get(actor)
         if started is None:
-            self._started[actor.id] = {call}
+            self._started[actor] = {call}
         else:
             started.add(call)
         if call.message.slots and call.foreign_slots:
@@ -123,16 +123,16 @@ class Turns:
         assert actor is not None
         if self._worker.repeats.running:
             self._worker.repeats.ended(call, answer)
-        if call.id in call.peer.inbound:  # else it was answered when the actor ended
+        if call.peer.inbound.get(call.id) is call:  # else it was answered when the actor ended
             self._worker.runner.deliver(call, answer)
         self._ended(actor, call)
 
     def _ended(self, actor: HostedActor, call: RunningCall) -> None:
-        started = self._started.get(actor.id)
+        started = self._started.get(actor)
         if started is not None:
             started.discard(call)
             if not started:
-                del self._started[actor.id]
+                del self._started[actor]
         for following in actor.mailbox.finished(call):
             self.start(following)
         if actor.watched:
@@ -149,31 +149,33 @@ class Turns:
         """Cancel a call that has not started; False when it has."""
         actor = call.actor
         assert actor is not None
-        if call in self._started.get(actor.id, ()):
+        if call in self._started.get(actor, ()):
             if call.task is None and call.name != "__init__" and call.claim():
                 self.done(call, call.cancellation())
                 return True
             return False
-        if self._worker.actors.find(actor.id) is not actor:
-            return False  # it is ending, and answers all that waits
+        if call.is_begun:
+            return False  # its actor was ended under it
         following = actor.mailbox.remove(call)
         self._worker.runner.deliver(call, call.cancellation())
         for each in following:
             self.start(each)
         if actor.crowd is not None:
             self.admission.ended(actor, call)
+        if self._endings.ending:
+            self._endings.idle(actor)
         return True
 
     def take_back(self, actor: HostedActor, text: str) -> None:
         """Answer for the calls that count as started and have not run: they never will."""
-        for call in list(self._started.get(actor.id, ())):
+        for call in list(self._started.get(actor, ())):
             if isinstance(call, InboundCall) and call.task is None and call.name != "__init__" and call.claim():
                 self.done(call, call.rejection(ACTOR_DIED, text))
 
-    def take_started(self, identifier: ActorId) -> set[RunningCall]:
+    def take_started(self, actor: HostedActor) -> set[RunningCall]:
         """The calls that run now, of an actor that ends."""
         self._worker.runner.collect_ended()
-        return self._started.pop(identifier, set())
+        return self._started.pop(actor, set())
 
     def take_all_started(self) -> list[RunningCall]:
         calls = [call for calls in self._started.values() for call in calls]

@@ -159,7 +159,7 @@ async def test_a_pending_reference() -> None:
 async def test_a_settled_reference(outcome: Any, state: str, cancelled: bool, error: type) -> None:
     ref = own()
     ref._resolve(outcome)
-    assert ref.done() and ref.cancelled() is cancelled and type(ref.exception()) is error
+    assert ref.done() and ref.cancelled() is cancelled and isinstance(ref.exception(), error)
     assert repr(ref) == f"<ObjectRef {ref.id} {state}>"
 
 
