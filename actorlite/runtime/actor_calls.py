@@ -86,7 +86,7 @@ class ActorOut(Outbound):
     link: Link
 
     def arguments_ready(self) -> None:
-        self.link.flush()
+        self.link.flush_one(self)
 
     def answered(self, message: Any, parts: Any) -> None:
         if type(message) is Rejected and message.reason == HELD:

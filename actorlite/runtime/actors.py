@@ -263,9 +263,10 @@ class Link:
         """Send a call that has begun, or let it wait. Also for one that goes again."""
         if call.ended:
             return
-        if self.life is ActorState.DEAD:
+        if self.life is ActorState.DEAD or self.runtime.gone:
             outcome = Outcome.UNKNOWN if call.may_have_run else Outcome.NOT_EXECUTED
-            call.end(self.death_failure(self.death, call.name + call.attempts, outcome))
+            text = self.death or self.runtime.gone
+            call.end(self.death_failure(text, call.name + call.attempts, outcome))
             return
         if self.peer is not None and not call.missing:
             if not self.outbox and self._may_send(call) or came_through(call):
@@ -273,6 +274,7 @@ class Link:
                 return
         if self.outbox is None:
             self.outbox = deque()
+            self.runtime.directory.with_unsent.add(self)
         self.outbox.append(call)
         if self.peer is not None:
             self.flush()
@@ -299,10 +301,21 @@ class Link:
             else:
                 self.outbox.popleft()
         if not self.outbox:
-            self.outbox = None
-            self._stale = 0
+            self._all_sent()
             if self.ready:
                 self._wake_ready()
+
+    def flush_one(self, call: ActorOut) -> None:
+        """A call has its arguments. One that the actor waits for overtakes: what is before it may wait for it."""
+        if came_through(call) and self.outbox and call in self.outbox and self.peer is not None and self.peer.is_open:
+            self.outbox.remove(call)
+            self.send(call)
+        self.flush()
+
+    def _all_sent(self) -> None:
+        self.outbox = None
+        self._stale = 0
+        self.runtime.directory.with_unsent.discard(self)
 
     @property
     def last_unsent(self) -> ActorOut | None:
@@ -328,8 +341,10 @@ class Link:
             return
         self._stale += 1
         if 2 * self._stale > len(outbox):
-            self.outbox = deque([each for each in outbox if not each.ended and each is not call]) or None
+            self.outbox = deque([each for each in outbox if not each.ended and each is not call])
             self._stale = 0
+            if not self.outbox:
+                self._all_sent()
 
     def came_back(self, call: ActorOut) -> None:
         """The mailbox is full: the call, and those behind it, wait until there is room."""
@@ -407,7 +422,8 @@ class Link:
             self.peer = self._nearby = None
             if self.held_back is not None:
                 self.held_back.release()
-            outbox, self.outbox = self.outbox, None
+            outbox = self.outbox
+            self._all_sent()
             for call in outbox or ():
                 outcome = Outcome.UNKNOWN if call.may_have_run else Outcome.NOT_EXECUTED
                 call.end(self.death_failure(text, call.name, outcome))

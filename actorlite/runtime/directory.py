@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 
 class ActorDirectory:
-    """Holds no link itself: an actor that nobody holds ends."""
+    """Holds no link itself, but those with calls to send: an actor that nobody holds ends after its calls."""
 
     def __init__(self, runtime: ProcessRuntime) -> None:
         self.runtime = runtime
         self.created: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self._held: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self._weak: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
+        self.with_unsent: set[Link] = set()
+        """Whose handle, and the references to whose results, may be gone: the calls are made all the same."""
         self._losses: dict[ProcessId, asyncio.Task[None]] = {}
         runtime.exports.find_actor = self.own
 

@@ -46,6 +46,7 @@ class HeldBack:
         if self._returned:
             self._returned.extend(link.outbox or ())
             link.outbox = self._returned
+            link.runtime.directory.with_unsent.add(link)
 
     def room(self, peer: Peer, calls: int, size: int) -> None:
         """The mailbox has room for so much: send it, and say whether there is more."""

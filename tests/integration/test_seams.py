@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,7 +19,9 @@ from actorlite.errors import (
     Outcome,
     SerializationError,
     TaskCancelledError,
+    UnknownOutcome,
 )
+from actorlite.testing.cluster import local_cluster
 from actorlite.wire import serialize
 
 pytestmark = pytest.mark.asyncio
@@ -32,6 +35,24 @@ class Worker(al.Actor):
     async def hold(self, gate: Any) -> None:
         gate.arrive()
         await asyncio.to_thread(gate.hold)
+
+    async def arrive(self, gate: Any) -> None:
+        gate.arrive()
+
+    async def fail_each_time(self, gate: Any) -> None:
+        gate.arrive()
+        raise ValueError("again")
+
+    async def through(self, itself: Any, other: Any, never: Any, gate: Any) -> int:
+        return int(await other.back(itself, never, gate))
+
+    async def back(self, caller: Any, never: Any, gate: Any) -> int:
+        caller.note.remote(never[0])
+        pending = until_open.remote(gate, 7)
+        call = asyncio.ensure_future(caller.note(pending))
+        await asyncio.sleep(0)
+        gate.open()
+        return int(await call)
 
     async def note(self, number: Any) -> int:
         self.ran.append(number)
@@ -59,6 +80,16 @@ class Worker(al.Actor):
 async def hold_task(gate: Any) -> None:
     gate.arrive()
     await asyncio.Event().wait()
+
+
+class Reentrant(Worker, reentrant=True):
+    pass
+
+
+@al.remote
+async def until_open(gate: Any, value: int) -> int:
+    await asyncio.to_thread(gate.hold)
+    return value
 
 
 @al.remote
@@ -275,3 +306,31 @@ async def test_calls_that_ended_leave_nothing_on_what_they_waited_for(cluster: a
     await asyncio.sleep(0)
     assert not pending._waiters
     await al.cancel(pending)
+
+
+async def test_what_an_actor_waits_for_does_not_wait_behind_what_waits_longer(cluster: al.Session, gate: Any) -> None:
+    first, second = Reentrant.remote(), Worker.remote()
+    never = hold_task.remote(gate)
+    assert await asyncio.wait_for(first.through(first, second, [never], gate), 20) == 7
+    await al.cancel(never)
+
+
+async def test_calls_are_made_though_nobody_holds_what_comes_of_them(cluster: al.Session, gate: Any) -> None:
+    worker = Worker.options(max_restarts=10).remote()
+    for _ in range(3):  # there is no pause before the first restart
+        await worker.notes()
+        await al.kill(worker, no_restart=False)
+    for _ in range(3):
+        worker.arrive.remote(gate)
+    del worker
+    gc.collect()
+    await gate.arrived(3)
+
+
+async def test_at_the_end_of_a_session_nothing_is_tried_again(scheme: str, gate: Any) -> None:
+    async with local_cluster(scheme=scheme):
+        worker = Worker.remote()
+        ref = worker.fail_each_time.options(max_task_retries=-1, retry_exceptions=True).remote(gate)
+        await gate.arrived(3)
+    with pytest.raises(UnknownOutcome, match="shut down"):
+        await ref
