@@ -147,7 +147,7 @@ class LeaseDesk:
         self.owner_gone(record.process)
 
     def owner_gone(self, process: ProcessId) -> None:
-        """Free what a process held. Its workers may still run code for it: they are not clean."""
+        """Free what a process held. Its workers may still run code for it: they end, once that has cleaned up."""
         shared = self._shared.pop(process, None)
         if shared is not None:
             shared.add_done_callback(self._end_shared)  # also when it is still starting
@@ -155,7 +155,7 @@ class LeaseDesk:
         for lease in lost:
             record = self._workers_of.pop(lease.number, None)
             if record is not None and record.lease == lease.number:
-                self._workers.kill(record, "the process that leased it is gone")
+                self._workers.spawn(self._workers.end_orphan(record, "the process that leased it is gone"))
         self._grant(granted)
 
     def _end_shared(self, task: asyncio.Task[WorkerRecord]) -> None:

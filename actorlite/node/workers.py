@@ -28,6 +28,9 @@ MAX_STARTING = 16
 IDLE_S = 1.0
 """How long a worker above the soft limit may be idle before it is asked to end (Ray, R-21)."""
 
+ORPHAN_S = 2.0
+"""How long the tasks of an owner that is gone may take to clean up; plain code is interrupted after 0.5 s."""
+
 MAX_REPORTS = 1000
 """Ended workers whose end is remembered."""
 
@@ -161,6 +164,18 @@ class WorkerPool:
         record.use = "ending"
         if record.handle is not None:
             record.handle.kill()
+
+    async def end_orphan(self, record: WorkerRecord, reason: str) -> None:
+        """Nobody wants what a worker does: it ends when its tasks have cleaned up, at most `ORPHAN_S` from now."""
+        record.use = "ending"
+        try:
+            async with asyncio.timeout(ORPHAN_S):
+                if record.peer is not None:
+                    await record.peer.request(0, Retire(orphaned=True))
+        except (ActorliteError, TimeoutError):
+            pass  # it ended first, or goes on for too long
+        finally:
+            self.kill(record, reason)
 
     def end_job(self, job: Job) -> None:
         job.is_over = True

@@ -465,6 +465,9 @@ class StopNode(_Message, tag=110, frozen=True):
 class Retire(_Message, tag=111, frozen=True):
     """May this idle worker end? No when it owns objects that others hold."""
 
+    orphaned: bool = False
+    """Whether who leased it is gone: its tasks are cancelled, and the answer comes after their end."""
+
 
 class StopActor(_Message, tag=112, frozen=True):
     """Run `on_stop` and forget the actor; queued calls fail. `graceful` False skips `on_stop`."""

@@ -150,6 +150,8 @@ class Worker:
             self.cancel_call(call, force=message.force, recursive=message.recursive)
 
     async def _retire(self, peer: Peer, body: Retire) -> Yes:
+        if body.orphaned:
+            await self.tasks.end_all()
         return Yes(not self.runtime.exports.is_needed and not len(self.actors))
 
     def _peer_lost(self, peer: Peer, error: ConnectionLost | None) -> None:

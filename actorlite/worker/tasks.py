@@ -41,6 +41,8 @@ class TaskLane:
         self._lent = False
         self._ending = False
         """Whether the process is to end, and runs no more tasks."""
+        self._all_ended = asyncio.Event()
+        """For `end_all`."""
 
     def arrived(self, peer: Peer, message: Any, parts: Any) -> None:
         """Handler of `TaskCall`."""
@@ -81,6 +83,17 @@ class TaskLane:
         self._ending = True
         self._worker.runner.deliver(call, call.rejection(STOPPED, text))
         self._hand_back()
+
+    async def end_all(self) -> None:
+        """The owner is gone, and the process will end: cancel all tasks and return when they have ended."""
+        self._ending = True
+        for call in self.mailbox.withdraw(lambda each: True):
+            call.peer.inbound.pop(call.id, None)
+        self._all_ended.clear()
+        for call in list(self._started):
+            self._worker.cancel_call(call)
+        if self._started:
+            await self._all_ended.wait()
 
     def waits(self, change: int) -> None:
         """The running task begins (1) or ends (-1) to wait for others. From any thread."""
@@ -152,6 +165,8 @@ class TaskLane:
                 self._worker.runtime.node.blocked(False)
             self._waiting = 0
         self._started.pop(call, None)
+        if not self._started:
+            self._all_ended.set()
         if call.peer.inbound.get(call.id) is call:  # else it was answered when the process was to end with it
             self._worker.runner.deliver(call, answer)
         for following in self.mailbox.finished(call):

@@ -50,6 +50,16 @@ def pids(path: Path) -> Iterator[int]:
         note(path, "finally")
 
 
+@al.remote(num_cpus=0)
+async def tidies_up(path: Path) -> None:
+    note(path, "began")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.2)
+        note(path, "finally")
+
+
 @al.remote(max_retries=3)
 def dies_before_the_first_item(path: Path) -> Iterator[str]:
     note(path, "began")
@@ -75,6 +85,10 @@ class Reader(al.Actor):
 
     async def make(self, path: Path) -> list[Any]:
         return [os.getpid(), pids.remote(path)]
+
+    async def begin(self, path: Path) -> int:
+        self.ref = tidies_up.remote(path)
+        return os.getpid()
 
     async def rest(self) -> int:
         count = 0
@@ -134,4 +148,12 @@ async def test_a_calling_process_that_is_killed_closes_the_producer_and_fails_th
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(OwnerDiedError, match=r"the process that owned the stream of pids\(\) is gone.*SIGKILL"):
         await reader.rest()
+    await has(tmp_path / "diary", "finally")
+
+
+async def test_the_tasks_of_a_process_that_is_killed_clean_up(session: al.Session, tmp_path: Path) -> None:
+    owner = Reader.remote()
+    pid = await owner.begin(tmp_path / "diary")
+    await has(tmp_path / "diary", "began")
+    os.kill(pid, signal.SIGKILL)
     await has(tmp_path / "diary", "finally")

@@ -319,7 +319,7 @@ GOLDEN = {
     ),
     "retire": (
         Request(7, Retire()),
-        "932807916f",
+        "932807926fc2",
     ),
     "stop actor": (
         Request(7, StopActor(ACTOR, False)),
