@@ -28,7 +28,7 @@ MAX_STARTING = 16
 IDLE_S = 1.0
 """How long a worker above the soft limit may be idle before it is asked to end (Ray, R-21)."""
 
-ORPHAN_S = 2.0
+ORPHAN_S = 1.0
 """How long the tasks of an owner that is gone may take to clean up; plain code is interrupted after 0.5 s."""
 
 MAX_REPORTS = 1000
