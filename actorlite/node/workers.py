@@ -272,7 +272,8 @@ class WorkerPool:
         try:
             return await self._start(job)
         except ActorliteError as error:
-            logger.warning("a worker could not be started ahead: %s", error)
+            if not job.is_over and not self._closed:
+                logger.warning("a worker could not be started ahead: %s", error)
             return None
 
     def _prestarted(self, entry: tuple[Job, asyncio.Task[WorkerRecord | None]], task: asyncio.Task[Any]) -> None:

@@ -126,9 +126,9 @@ class InboundCall(RunningCall):
 
     def may_answer_at_once(self, answer: Answer) -> bool:
         """Whether the answer may overtake what the loop has to say: not when references came with the call or go with
-        the answer, whose owners must hear of it first."""
+        the answer, whose owners must hear of it first, nor when what the call submitted is to be cancelled with it."""
         message = self.message
-        if answer[1] or message.args.refs or self.name == "__init__":
+        if self.cascades or answer[1] or message.args.refs or self.name == "__init__":
             return False
         if message.slots and any(slot.payload is None or slot.payload.refs for slot in message.slots):
             return False

@@ -175,9 +175,9 @@ async def test_a_full_mailbox_of_plain_methods_that_raises(cluster: al.Session, 
     held = log.hold.remote(gate)
     await gate.arrived(2)
     refs = [log.note_plain.remote(n) for n in range(5)]
+    await al.wait(refs, num_returns=3)
     gate.open()
-    await held
-    await al.wait(refs, num_returns=5)
+    await al.wait([held, *refs], num_returns=6)
     assert [isinstance(ref.exception(), MailboxFullError) for ref in refs] == [False] * 2 + [True] * 3
     assert refs[0].exception() is refs[1].exception() is None
 

@@ -164,7 +164,7 @@ async def test_each_blocking_wait_of_a_cancelled_call_ends(cluster: al.Session, 
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])
-async def test_what_was_submitted_is_cancelled_too(cluster: al.Session, gate: Any, kind: str) -> None:
+async def test_what_was_submitted_is_cancelled_too(cluster: al.Session, gate: Any, all_free: Any, kind: str) -> None:
     """References as well, not only structured calls; also those submitted by a call that was told to stop."""
 
     @al.remote
@@ -172,7 +172,7 @@ async def test_what_was_submitted_is_cancelled_too(cluster: al.Session, gate: An
         for_ever.options(num_cpus=0).remote(gate)
         while not al.runtime_context().is_cancelled():
             time.sleep(0.001)
-        for_ever.options(num_cpus=0).remote(gate)
+        for_ever.remote(gate)
 
     @al.remote
     async def coroutine_parent() -> None:
@@ -180,7 +180,7 @@ async def test_what_was_submitted_is_cancelled_too(cluster: al.Session, gate: An
         try:
             await asyncio.Event().wait()
         finally:
-            for_ever.options(num_cpus=0).remote(gate)
+            for_ever.remote(gate)
             del kept
 
     parent: Any = plain_parent if kind == "plain" else coroutine_parent
@@ -189,6 +189,7 @@ async def test_what_was_submitted_is_cancelled_too(cluster: al.Session, gate: An
     await al.cancel(ref)
     await gate.arrived()  # the end of the first; the second may be cancelled before it starts
     await al.wait([ref])
+    await all_free(cluster)
 
 
 async def test_not_recursive(cluster: al.Session, gate: Any) -> None:
