@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,7 @@ from actorlite.transport import Buffer
 from actorlite.wire.messages import Payload, StreamItem, encode
 
 
-class OutboundStream:
+class OutboundStream(ABC):
     """What both kinds have: the room, and the end. Registered with its peer until `forget`."""
 
     def __init__(self, peer: Peer, id: int, window: SendWindow) -> None:
@@ -55,8 +56,9 @@ class OutboundStream:
         if self.peer.streams.get(self.id) is self:
             del self.peer.streams[self.id]
 
+    @abstractmethod
     def _wake(self) -> None:
-        raise NotImplementedError
+        """Let whoever waits for room look again."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {'stopped' if self.stopped else 'open'} {self.window!r}>"
