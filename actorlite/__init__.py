@@ -1,68 +1,31 @@
 """An asyncio-native distributed runtime."""
 
-from actorlite import errors, sync
-from actorlite.actor import Actor, ActorClass, ActorHandle
-from actorlite.api import (
-    ActorInfo,
-    RuntimeContext,
-    arg,
-    as_completed,
-    cancel,
-    describe,
-    exit_actor,
-    get,
-    kill,
-    put,
-    ready,
-    remote,
-    runtime_context,
-    terminate,
-    wait,
-)
-from actorlite.context import current_trace as traceparent
-from actorlite.deadlines import timeout
-from actorlite.methods import BoundGenerator, BoundMethod, method
-from actorlite.options import Mailbox
-from actorlite.propagation import propagate
-from actorlite.refs import ObjectRef
-from actorlite.session import Session, init, shutdown
-from actorlite.streams import ObjectRefStream, ValueStream
-from actorlite.task import RemoteFunction, RemoteGenerator
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Actor",
-    "ActorClass",
-    "ActorHandle",
-    "ActorInfo",
-    "BoundGenerator",
-    "BoundMethod",
-    "Mailbox",
-    "ObjectRef",
-    "ObjectRefStream",
-    "RemoteFunction",
-    "RemoteGenerator",
-    "RuntimeContext",
-    "Session",
-    "ValueStream",
-    "arg",
-    "as_completed",
-    "cancel",
-    "describe",
-    "errors",
-    "exit_actor",
-    "get",
-    "init",
-    "kill",
-    "method",
-    "propagate",
-    "put",
-    "ready",
-    "remote",
-    "runtime_context",
-    "shutdown",
-    "sync",
-    "terminate",
-    "timeout",
-    "traceparent",
-    "wait",
-]
+if TYPE_CHECKING:
+    from actorlite.interface import *  # noqa: F403
+else:
+    # Importing any module of ours runs this file first, also in the node daemon and the zygote, which only carry
+    # messages: what users of the interface need is imported when they use the first name of it.
+
+    def __getattr__(name):
+        from importlib import import_module
+        from importlib.machinery import PathFinder
+
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if PathFinder.find_spec(f"{__name__}.{name}", globals()["__path__"]) is not None:
+            return import_module(f"{__name__}.{name}")
+        interface = import_module("actorlite.interface")
+        public = {each: getattr(interface, each) for each in ("__all__", *interface.__all__)}
+        globals().update(public)
+        try:
+            return public[name]
+        except KeyError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+    def __dir__():
+        return sorted({*globals(), *__getattr__("__all__")})
+
+
+del TYPE_CHECKING

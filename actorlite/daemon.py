@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -39,10 +40,15 @@ GIVE_UP_AFTER_S = 1.8
 """When the starter is gone, a daemon that hangs is killed by the kernel, and the zygote clears up after it."""
 ERROR_CHARACTERS = 16_000
 NODE_AND_WORKERS_NEED = "actorlite.rpc.hub"
+WORKERS_NEED = "actorlite.interface"
+"""What user code will import anyway."""
 
 
 def main(control_fd: int, stderr_fd: int) -> NoReturn:
-    """Run a daemon to its end. `stderr_fd` becomes standard error once the node is ready; -1 keeps the present one."""
+    """Run a daemon to its end. `stderr_fd` becomes standard error once the node is ready; -1 keeps the present one.
+
+    The collector is off when this is called, and on when all is imported: nothing of that is garbage.
+    """
     code = 1
     directory = ""
     try:
@@ -86,7 +92,7 @@ def _open(config: wire.DaemonConfig, control: socket.socket, stderr_fd: int) -> 
         return fork_zygote(
             ZygoteConfig(
                 entry=config.worker_entry,
-                preload=config.preload,
+                preload=(WORKERS_NEED, *config.preload),
                 allow_preload_threads=config.allow_preload_threads,
                 sys_path=config.sys_path,
                 cwd=config.cwd,
@@ -105,6 +111,8 @@ def _run(config: wire.DaemonConfig, control: socket.socket, zygote: ZygoteProces
     )
     # After the fork: the zygote imports what workers need meanwhile.
     run_node: RunNode = load(config.node_entry)
+    gc.freeze()
+    gc.enable()
     with asyncio.Runner(loop_factory=factory) as runner:
         give_back_zeros(runner.get_loop())
         return runner.run(_Daemon(config, control, stderr_fd, run_node).run(zygote))

@@ -64,7 +64,11 @@ def give_back_zeros(instance: object) -> int:
     start = (id(instance) + page - 1) // page * page
     end = (id(instance) + type(instance).__basicsize__) // page * page
     given = 0
-    for address in range(start, end, page):
-        if ctypes.string_at(address, page) == zeros and _libc.madvise(address, page, MADV_DONTNEED) == 0:
-            given += page
+    run = start
+    for address in (*range(start, end, page), end):
+        if address < end and ctypes.string_at(address, page) == zeros:
+            continue
+        if address > run and _libc.madvise(run, address - run, MADV_DONTNEED) == 0:
+            given += address - run
+        run = address + page
     return given

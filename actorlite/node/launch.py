@@ -27,7 +27,8 @@ START_TIMEOUT_S = 30.0
 STOP_GRACE_S = 5.0
 SAID_BYTES = 8192
 BOOTSTRAP = """\
-import sys
+import gc, sys
+gc.disable()
 sys.path[:0] = [root for root in {roots!r} if root not in sys.path]
 from actorlite.daemon import main
 main({control}, {stderr})

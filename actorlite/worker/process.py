@@ -28,9 +28,10 @@ def run_worker(spec: WorkerSpec) -> None:
             os.chdir(spec.cwd)
         except OSError as error:
             print(f"actorlite: cannot use the driver's directory {spec.cwd}: {error}", file=sys.stderr)
-    with asyncio.Runner(loop_factory=loop_factory(spec.loop)) as runner:
-        give_back_zeros(runner.get_loop())
-        runner.run(_serve(spec))
+    # No `asyncio.Runner`: nothing is to be cancelled and closed at the end, which is the end of the process.
+    loop = loop_factory(spec.loop)()
+    give_back_zeros(loop)
+    loop.run_until_complete(_serve(spec))
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:

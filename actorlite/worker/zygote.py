@@ -21,8 +21,9 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -38,6 +39,8 @@ from actorlite.worker.stderr import STDERR, StderrTee
 END_WITHIN_S = 1.5
 RESEEDED = ("random", "numpy.random", "torch")
 """Their generators would otherwise go on alike in every worker; each has a `seed()` that takes fresh bits."""
+FORKS_IN_A_ROW = 8
+"""How many workers at most before their node hears of the first."""
 WORKER_VARIABLE = "ACTORLITE_WORKER"
 """In the environment of everything that a worker starts: the worker's process id."""
 
@@ -157,6 +160,9 @@ def _prepare(config: wire.ZygoteConfig, channel: socket.socket) -> tuple[Entry, 
     entry, seconds = preload(config)
     sys.stdout.flush()
     sys.stderr.flush()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Into a pipe, `print` would otherwise show nothing until the worker ends.
+        sys.stdout.reconfigure(line_buffering=True)
     if config.stderr >= 0:
         os.dup2(config.stderr, STDERR)
         os.close(config.stderr)
@@ -209,49 +215,64 @@ class _Zygote:
         while True:
             for fd, _ in self._poll.poll():
                 if fd == channel:
-                    if not self._read_request():
+                    if not self._read_requests():
                         return
                 elif fd == self._signals:
                     self._reap()
                 elif self._tee.owns(fd):
                     self._tee.on_event(fd)
 
-    def _read_request(self) -> bool:
+    def _read_requests(self) -> bool:
+        """Serve what has come; False at the end of the channel."""
+        forks: list[tuple[str, WorkerSpec]] = []
+        flags = 0
         try:
-            packet = self._channel.recv(wire.MAX_PACKET_BYTES)
+            while len(forks) < FORKS_IN_A_ROW:
+                packet = self._channel.recv(wire.MAX_PACKET_BYTES, flags)
+                if not packet:
+                    return False
+                flags = socket.MSG_DONTWAIT
+                match wire.decode_request(packet):
+                    case wire.ForkRequest(process, packed):
+                        forks.append((process, msgspec.msgpack.decode(packed, type=WorkerSpec)))
+                    case wire.KillRequest(process):
+                        # Of a worker whose `Forked` was sent: none of those that are yet to be forked.
+                        self._kill(process)
+        except BlockingIOError:
+            pass
         except ConnectionError:
             return False
-        if not packet:
-            return False
-        match wire.decode_request(packet):
-            case wire.ForkRequest(process, spec):
-                self._fork(process, spec)
-            case wire.KillRequest(process):
-                self._kill(process)
+        self._fork(forks)
         return True
 
-    def _fork(self, process: str, packed: msgspec.Raw) -> None:
-        try:
-            spec = msgspec.msgpack.decode(packed, type=WorkerSpec)
-            stderr, stderr_in = os.pipe()
-        except (msgspec.MsgspecError, OSError) as error:
-            _tell(self._channel, wire.ForkFailed(process, str(error)))
-            return
-        try:
-            pid = os.fork()
-        except OSError as error:
-            os.close(stderr)
+    def _fork(self, requests: Sequence[tuple[str, WorkerSpec]]) -> None:
+        """Fork in a row, keep books afterwards: a page that this process writes to between two forks is a page that
+        the older worker has for itself."""
+        forked: list[tuple[str, int, int]] = []
+        for process, spec in requests:
+            try:
+                stderr, stderr_in = os.pipe()
+            except OSError as error:
+                _tell(self._channel, wire.ForkFailed(process, f"cannot make a pipe: {error}"))
+                continue
+            try:
+                pid = os.fork()
+            except OSError as error:
+                os.close(stderr)
+                os.close(stderr_in)
+                _tell(self._channel, wire.ForkFailed(process, f"cannot fork: {error}"))
+                continue
+            if pid == 0:
+                for fd in (stderr, *(other for _, _, other in forked)):
+                    os.close(fd)
+                _worker_main(self._entry, spec, partial(self._leave, stderr_in))
             os.close(stderr_in)
-            _tell(self._channel, wire.ForkFailed(process, f"cannot fork: {error}"))
-            return
-        if pid == 0:
-            os.close(stderr)
-            _worker_main(self._entry, spec, lambda: self._leave(stderr_in))
-        os.close(stderr_in)
-        self._workers[pid] = _Worker(process, stderr)
-        self._pids[process] = pid
-        self._tee.add(stderr)
-        _tell(self._channel, wire.Forked(process, pid))
+            forked.append((process, pid, stderr))
+        for process, pid, stderr in forked:
+            self._workers[pid] = _Worker(process, stderr)
+            self._pids[process] = pid
+            self._tee.add(stderr)
+            _tell(self._channel, wire.Forked(process, pid))
 
     def _leave(self, stderr_in: int) -> None:
         """In the child: lead a session that dies with the zygote, and give back what is the zygote's."""
@@ -338,13 +359,9 @@ def _worker_main(entry: Entry, spec: WorkerSpec, leave: Callable[[], None]) -> N
 
 
 def _run(entry: Entry, spec: WorkerSpec) -> int:
-    faulthandler.enable()
     gc.enable()
     os.environ[WORKER_VARIABLE] = spec.process
     adopt_path(spec.sys_path, spec.cwd)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Into a pipe, `print` would otherwise show nothing until the worker ends.
-        sys.stdout.reconfigure(line_buffering=True)
     for name in RESEEDED:
         if (module := sys.modules.get(name)) is not None:
             module.seed()

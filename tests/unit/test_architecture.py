@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "runtime",
         "worker node control",
         "api task actor methods placement sync session inspection observe",
-        "__init__",
+        "interface __init__",
         "opening cli commands shared_node daemon testing __main__",
     )
 )
@@ -36,7 +36,7 @@ PURE_FOLDERS = frozenset({"wire", "state"})
 IMPURE_MODULES = frozenset({"asyncio", "socket", "time", "random", "os", "logging"})
 SEAM = frozenset({"actorlite.transport", "actorlite.errors", "actorlite.wire.framing"})
 BAD_NAMES = frozenset({"utils.py", "common.py", "helpers.py", "base.py", "manager.py"})
-REEXPORTING = frozenset({"actorlite/__init__.py", "actorlite/testing/__init__.py"})
+REEXPORTING = frozenset({"actorlite/__init__.py", "actorlite/interface.py", "actorlite/testing/__init__.py"})
 
 MAX_FILE_LINES = 600
 MAX_CLASS_LINES = 300
@@ -45,6 +45,7 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 
 ALLOWED: dict[str, str] = {
+    "import actorlite/__init__.py:actorlite.interface": "importing any module of ours runs this file: it imports late",
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",
     "class actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",
     "methods actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",
@@ -215,7 +216,7 @@ def file_names(module: Module) -> Iterator[Finding]:
 
 
 def package_files_are_empty(module: Module) -> Iterator[Finding]:
-    if not module.path.endswith("/__init__.py"):
+    if not module.path.endswith("/__init__.py") and module.path not in REEXPORTING:
         return
     body = module.tree.body
     if not body or ast.get_docstring(module.tree) is None:
@@ -223,8 +224,20 @@ def package_files_are_empty(module: Module) -> Iterator[Finding]:
     for node in body[1:]:
         if module.path not in REEXPORTING:
             yield node.lineno, "a package's __init__.py is a docstring and nothing else"
-        elif not isinstance(node, ast.ImportFrom | ast.Assign | ast.AnnAssign):
+        elif not isinstance(node, ast.ImportFrom | ast.Assign | ast.AnnAssign | ast.Delete | ast.If):
             yield node.lineno, "a public __init__.py only re-exports: `from ... import ...` and __all__"
+        elif isinstance(node, ast.If) and not _exports_late(node):
+            yield node.lineno, "a public __init__.py only re-exports, at once or by __getattr__ and __dir__"
+
+
+def _exports_late(node: ast.If) -> bool:
+    """Imports for type checkers, and for others what imports when it is asked."""
+    at_run_time = {each.name if isinstance(each, ast.FunctionDef) else "" for each in node.orelse}
+    return (
+        ast.unparse(node.test) == "TYPE_CHECKING"
+        and all(isinstance(each, ast.ImportFrom) for each in node.body)
+        and at_run_time == {"__getattr__", "__dir__"}
+    )
 
 
 def no_global_statement(module: Module) -> Iterator[Finding]:
@@ -409,6 +422,13 @@ BAD: tuple[tuple[Callable[[Module], Iterable[Finding]], str, str, str], ...] = (
     (package_files_are_empty, "actorlite/rpc/__init__.py", "'''Doc.'''\nx = 1", "nothing else"),
     (package_files_are_empty, "actorlite/rpc/__init__.py", "", "has a docstring"),
     (package_files_are_empty, "actorlite/__init__.py", "'''Doc.'''\ndef f(): ...", "only re-exports"),
+    (
+        package_files_are_empty,
+        "actorlite/__init__.py",
+        "'''Doc.'''\nif TYPE_CHECKING:\n    from x import *\nelse:\n    def f(): ...",
+        "at once or by",
+    ),
+    (package_files_are_empty, "actorlite/interface.py", "'''Doc.'''\ndef f(): ...", "only re-exports"),
     (no_global_statement, "actorlite/api.py", "def f():\n    global x\n    x = 1", "global x"),
     (every_task_has_an_owner, "actorlite/api.py", "asyncio.create_task(f())", "nobody keeps"),
     (every_task_has_an_owner, "actorlite/api.py", "create_task(f())", "nobody keeps"),
