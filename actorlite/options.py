@@ -173,6 +173,12 @@ class TaskOptions:
     """For generators: bytes of such items from which on the producer waits; None is `STREAM_WINDOW_BYTES`."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
     """Exceptions of the function after which it runs again: all, or those of these classes."""
+    is_plain: bool = field(init=False, repr=False, compare=False, default=True)
+    """Whether a call asks for nothing that must go with it."""
+
+    def __post_init__(self) -> None:
+        special = (self.num_cpus is not None, self.name, self.timeout is not None)
+        object.__setattr__(self, "is_plain", self.num_returns == 1 and not any(special))
 
     @classmethod
     def make(cls, **keywords: Any) -> TaskOptions:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from actorlite.context import current_call, current_trace
+from actorlite.context import current_call
 from actorlite.deadlines import time_left
 from actorlite.definitions import MethodDefinition
 from actorlite.errors import (
@@ -19,11 +18,9 @@ from actorlite.errors import (
     DeadlineExceeded,
     MailboxFullError,
     Outcome,
-    PendingCallsLimitExceeded,
     TaskCancelledError,
 )
 from actorlite.options import DEFAULT_GROUP, MethodOptions
-from actorlite.propagation import registered
 from actorlite.refs import ObjectRef
 from actorlite.runtime.calls import (
     Outbound,
@@ -31,14 +28,14 @@ from actorlite.runtime.calls import (
     attempted,
     encode_arguments,
     fail_with,
+    find_sink,
     make_envelope,
-    make_sink,
     next_attempt,
     take_item,
 )
-from actorlite.runtime.nearby import IMMUTABLE
 from actorlite.runtime.room import size_of
-from actorlite.runtime.streams import OwnStream, streaming, window_of
+from actorlite.runtime.streams import OwnStream
+from actorlite.runtime.submission import asks_for_nothing
 from actorlite.state.retries import Backoff, after_try, is_retried
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import (
@@ -71,11 +68,6 @@ _REFUSALS: Mapping[str, Callable[..., ActorliteError]] = {
 
 RETRY_BACKOFF = Backoff(first_s=0.1, cap_s=5.0, free=1)
 """Between a method's exception and the next attempt."""
-
-
-SIZED = frozenset({str, bytes})
-SHORT = 2048
-"""Longer arguments go the long way, so that none is encoded twice."""
 
 
 class ActorOut(Outbound):
@@ -224,12 +216,7 @@ def make_call(
     if group is not None or options.readonly:
         group = "" if group is None or group == DEFAULT_GROUP else group
         envelope = structs.replace(envelope or Envelope(), group=group, readonly=options.readonly)
-    where: Any = sink
-    result: Any = None
-    if sink is None:
-        number, result, where = make_sink(runtime, options.num_returns)
-    else:
-        number = sink.number if isinstance(sink, OwnStream) else next(runtime.hub.numbers)
+    number, result, where = find_sink(runtime, sink, options.num_returns)
     retries = retries_of(link, options)
     if retries:
         retried = RetriedOut(runtime, number, method.name, where, encoded, dependencies, envelope)
@@ -248,13 +235,10 @@ def quick_call(link: Link, method: str, args: tuple[Any, ...]) -> ObjectRef[Any]
     """`make_call` and what follows, for most calls: nothing is asked for, nothing waits, there is room, and all of it
     fits into one struct. None when that is not so, and nothing was done."""
     runtime, peer, quota = link.runtime, link.peer, link.quota
-    if peer is None or link.outbox or link.held_back is not None or link.options.max_task_retries or registered:
+    if peer is None or link.outbox or link.held_back is not None or link.options.max_task_retries:
         return None
-    if not runtime.in_loop() or runtime.gone or current_call.get() is not None or current_trace.get():
+    if not asks_for_nothing(runtime, args):
         return None
-    for value in args:
-        if type(value) not in IMMUTABLE or (type(value) in SIZED and len(value) > SHORT):
-            return None
     encoded = encode_call(args, {})
     size = len(encoded.data)
     if encoded.buffers or size > INLINE_PAYLOAD_BYTES or not quota.fits(size):
@@ -285,34 +269,6 @@ def retries_of(link: Link, options: MethodOptions) -> int:
     """The call's or the method's own word, else the actor's (FT-14)."""
     retries = options.max_task_retries
     return link.options.max_task_retries if retries is None else retries
-
-
-def make_stream(
-    link: Link,
-    method: MethodDefinition,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    options: MethodOptions,
-    *,
-    structured: bool,
-) -> tuple[OwnStream, ActorOut]:
-    runtime = link.runtime
-    window = window_of(options)
-    stream = OwnStream(runtime, next(runtime.hub.numbers), method.name, window)
-    once = replace(options, num_returns=1)
-    call, _ = make_call(link, method, args, kwargs, once, structured=structured, sink=stream)
-    call.envelope = streaming(call.envelope, window)
-    stream.call = call
-    return stream, call
-
-
-def too_many(link: Link, method: MethodDefinition) -> PendingCallsLimitExceeded:
-    quota = link.quota
-    return PendingCallsLimitExceeded(
-        f"{link!r} already has {quota.calls} pending calls of this process ({quota.bytes} bytes of arguments; "
-        f"max_pending_calls={quota.max_calls}): await some first, or write `await handle.{method.name}.submit(...)`"
-        ", which waits for room"
-    )
 
 
 def came_through(call: ActorOut) -> bool:

@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
-
 from actorlite.deadlines import time_left
 from actorlite.definitions import ActorDefinition, MethodDefinition
 from actorlite.errors import (
@@ -22,12 +20,12 @@ from actorlite.errors import (
     ActorUnschedulableError,
     ConnectionLost,
     Outcome,
+    PendingCallsLimitExceeded,
     TaskUnschedulableError,
 )
 from actorlite.ids import ActorId
 from actorlite.options import (
     MAX_PENDING_BYTES,
-    STREAMING,
     ActorOptions,
     MethodOptions,
 )
@@ -37,25 +35,23 @@ from actorlite.runtime.actor_calls import (
     ActorOut,
     came_through,
     make_call,
-    make_stream,
     quick_call,
-    too_many,
 )
-from actorlite.runtime.calls import StructuredResult, await_structured, bind_call, envelope_now, fail_with
+from actorlite.runtime.calls import StructuredResult, envelope_now, fail_with
 from actorlite.runtime.held import HeldBack
 from actorlite.runtime.nearby import MUST_SEND, LocalHost, are_immutable, hosts_in
-from actorlite.runtime.room import RoomQuota, open_wide, take_turn, wake
+from actorlite.runtime.room import RoomQuota, open_wide
 from actorlite.runtime.streams import OwnStream
+from actorlite.runtime.submission import Submitter
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause, after
 from actorlite.state.quota import UNLIMITED, Quota
-from actorlite.streams import ObjectRefStream
 from actorlite.wire.messages import ActorCall, ActorPlace, CallerWaits, encode
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
 
 
-class Link:
+class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
     """One actor as this process sees it. Slim: a process may hold a hundred thousand.
 
     Handles, bound methods and calls under way hold it, and nothing else for longer than it works on it: when the link
@@ -130,128 +126,57 @@ class Link:
         """Whether it does not keep the actor alive."""
         return bool(self.owner_address) and self.held is None
 
-    # --- calls (from any thread)
+    # --- calls
 
     def call(
-        self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
+        self, what: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
     ) -> Any:
         if options.is_plain and not kwargs:
-            ref = quick_call(self, method.name, args)
+            ref = quick_call(self, what.name, args)
             if ref is not None:
                 return ref
-        call, result = make_call(self, method, args, kwargs, options)
-        self._submit_if_room(call, method)
-        return result
+        return super().call(what, args, kwargs, options)
 
-    async def submit(
-        self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
-    ) -> Any:
-        result: Any
-        if method.kind.streams and options.num_returns in (1, STREAMING):
-            stream, call = make_stream(self, method, args, kwargs, options, structured=False)
-            result = ObjectRefStream.begin(stream)
-        else:
-            call, result = make_call(self, method, args, kwargs, options)
-        await self.runtime.on_own_loop(self._submit_in_turn(call))
-        return result
-
-    async def run(
-        self, method: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
-    ) -> Any:
-        runtime = self.runtime
-        if not runtime.in_loop() or options.num_returns != 1:
-            call, refs = make_call(self, method, args, kwargs, options, structured=True)
-            try:
-                await runtime.on_own_loop(self._submit_in_turn(call))
-            except asyncio.CancelledError:
-                runtime.post(call.abandon)
-                raise
-            return await runtime.run_elsewhere(refs)
-        runtime.check_open()
-        # Nothing of this process is under way to the actor, so the shortcut overtakes no earlier call.
-        idle = not self.unanswered and not self.outbox and self.held_back is None
-        if self._nearby is not None and idle and self._asks_for_nothing(options):
-            if are_immutable(args, kwargs):
-                value = self._nearby.run_now(self.id, method.name, runtime, args, kwargs)
-                if value is not MUST_SEND:
-                    if self._nearby is not None and self._nearby.is_turn_over():
-                        await asyncio.sleep(0)
-                    return value
-        result = StructuredResult(runtime.loop)
-        call, _ = make_call(self, method, args, kwargs, options, structured=True, sink=result)
-        if self.quota.fits(call.size):
-            self.quota.take(call.size)
-            call.quota = self.quota
-            self.submit_now(call)
-        else:
-            await self._submit_in_turn(call)
-        return await await_structured(runtime, result, call)
-
-    def _asks_for_nothing(self, options: MethodOptions) -> bool:
-        """Whether a call may be answered on the spot: neither retries nor a deadline, and no turn of its own kind."""
-        if not options.is_plain or self.options.max_task_retries:
-            return False
-        return time_left(None, self.runtime.loop.time()) is None
-
-    def open_stream(
+    def make(
         self,
-        method: MethodDefinition,
+        what: MethodDefinition,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         options: MethodOptions,
         *,
-        structured: bool,
-    ) -> OwnStream:
-        """Call a generator. From any thread. Without room it raises, or waits when structured."""
-        stream, call = make_stream(self, method, args, kwargs, options, structured=structured)
-        if structured:
-            self.runtime.post(self._begin_stream, call)
-        else:
-            self._submit_if_room(call, method)
-        return stream
+        structured: bool = False,
+        sink: StructuredResult | OwnStream | None = None,
+    ) -> tuple[ActorOut, Any]:
+        return make_call(self, what, args, kwargs, options, structured=structured, sink=sink)
 
-    def _submit_if_room(self, call: ActorOut, method: MethodDefinition) -> None:
-        """From any thread. Raises `PendingCallsLimitExceeded`."""
-        runtime, quota = self.runtime, self.quota
-        if runtime.in_loop():
-            if not quota.fits(call.size):
-                raise too_many(self, method)
-            quota.take(call.size)
-            call.quota = quota
-            bind_call(call.sink, call)
-            self.submit_now(call)
-            return
-        with runtime.posting:
-            if not quota.fits(call.size):
-                raise too_many(self, method)
-            quota.posted += 1
-        bind_call(call.sink, call)
-        runtime.post(_submit_posted, call)
+    def answered_here(
+        self, what: MethodDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: MethodOptions
+    ) -> Any:
+        # Nothing of this process is under way to the actor, so the shortcut overtakes no earlier call.
+        if self._nearby is None or self.unanswered or self.outbox or self.held_back is not None:
+            return MUST_SEND
+        # Neither retries nor a deadline, and no turn of its own kind.
+        if not options.is_plain or self.options.max_task_retries or not are_immutable(args, kwargs):
+            return MUST_SEND
+        if time_left(None, self.runtime.loop.time()) is not None:
+            return MUST_SEND
+        return self._nearby.run_now(self.id, what.name, self.runtime, args, kwargs)
 
-    def _begin_stream(self, call: ActorOut) -> None:
-        if self.quota.fits(call.size):
-            self.quota.take(call.size)
-            call.quota = self.quota
-            self.submit_now(call)
-        else:
-            self.runtime.streams.begin_later(call, self._submit_in_turn(call))
+    def is_turn_over(self) -> bool:
+        return self._nearby is not None and self._nearby.is_turn_over()
 
-    async def _submit_in_turn(self, call: ActorOut) -> None:
-        """Submit when there is room, after those who wait for it already."""
-        timeout_s = call.envelope.budget_s if call.envelope is not None else None
-        left = await take_turn(self.runtime, self.quota, call.size, timeout_s, f"{self!r}.{call.name}()")
-        call.quota = self.quota
-        if call.ended:  # given up meanwhile
-            self.quota.give(call.size)
-            wake(self.quota)
-            return
-        if left != timeout_s and call.envelope is not None:
-            call.envelope = structs.replace(call.envelope, budget_s=left)
-        if type(call.sink) is not StructuredResult:
-            bind_call(call.sink, call)
-        self.submit_now(call)
+    def too_many(self, call: ActorOut) -> PendingCallsLimitExceeded:
+        quota = self.quota
+        return PendingCallsLimitExceeded(
+            f"{self!r} already has {quota.calls} pending calls of this process ({quota.bytes} bytes of arguments; "
+            f"max_pending_calls={quota.max_calls}): await some first, or write `await handle.{call.name}.submit(...)`"
+            ", which waits for room"
+        )
 
-    def submit_now(self, call: ActorOut) -> None:
+    def described(self, call: ActorOut) -> str:
+        return f"{self!r}.{call.name}()"
+
+    def begin(self, call: ActorOut) -> None:
         if self.life is ActorState.DEAD:
             call.end(self.death_failure(self.death, call.name, Outcome.NOT_EXECUTED))
             return
@@ -436,18 +361,6 @@ class Link:
 
     def __repr__(self) -> str:
         return f"Actor({self.definition.name}, {self.id})"
-
-
-def _submit_posted(call: ActorOut) -> None:
-    """Submit a call that another thread made. On the loop."""
-    link = call.link
-    with link.runtime.posting:
-        link.quota.posted -= 1
-    if call.ended:
-        return  # it was cancelled on its way here
-    link.quota.take(call.size)
-    call.quota = link.quota
-    link.submit_now(call)
 
 
 def _ran(outcome: Outcome) -> str:

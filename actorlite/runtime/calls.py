@@ -426,6 +426,14 @@ def make_sink(runtime: ProcessRuntime, num_returns: int) -> tuple[int, Any, Any]
     return number, refs, ManyResults(refs)
 
 
+def find_sink(runtime: ProcessRuntime, sink: Any, num_returns: int) -> tuple[int, Any, Any]:
+    """`make_sink`, or what is needed for a sink that is there: (number, None, sink)."""
+    if sink is None:
+        return make_sink(runtime, num_returns)
+    number = next(runtime.hub.numbers) if isinstance(sink, StructuredResult) else sink.number
+    return number, None, sink
+
+
 def bind_call(sink: Any, call: Outbound) -> None:
     """Let `al.cancel` find the call: by its reference, or by the call that submitted it."""
     scope = current_call.get()

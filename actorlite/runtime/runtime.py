@@ -160,7 +160,7 @@ class ProcessRuntime:
     def submit(
         self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
     ) -> Any:
-        return self.tasks.submit(definition, args, kwargs, options)
+        return self.tasks.call(definition, args, kwargs, options)
 
     async def run(
         self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
@@ -184,7 +184,7 @@ class ProcessRuntime:
     async def submit_in_turn(
         self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
     ) -> Any:
-        return await self.tasks.submit_in_turn(definition, args, kwargs, options)
+        return await self.tasks.submit(definition, args, kwargs, options)
 
     async def run_elsewhere(self, result: Any) -> Any:
         """A structured call that is made of references: from another loop, or with several results."""

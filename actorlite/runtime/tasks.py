@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from msgspec import structs
 
 from actorlite.context import current_call
 from actorlite.deadlines import time_left
@@ -23,32 +20,31 @@ from actorlite.errors import (
     WorkerCrashedError,
 )
 from actorlite.ids import ProcessId
-from actorlite.options import MAX_PENDING_BYTES, MAX_PENDING_CALLS, STREAMING, TaskOptions
-from actorlite.refs import Failure
+from actorlite.options import MAX_PENDING_BYTES, MAX_PENDING_CALLS, TaskOptions
+from actorlite.refs import Failure, ObjectRef
 from actorlite.resources import to_units
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.calls import (
     Outbound,
     StructuredResult,
     attempted,
-    await_structured,
-    bind_call,
     encode_arguments,
     envelope_now,
     fail_with,
+    find_sink,
     make_envelope,
-    make_sink,
     next_attempt,
     take_item,
 )
-from actorlite.runtime.room import RoomQuota, open_wide, size_of, take_turn, wake
-from actorlite.runtime.streams import OwnStream, streaming, window_of
+from actorlite.runtime.room import RoomQuota, open_wide, size_of
+from actorlite.runtime.streams import OwnStream
+from actorlite.runtime.submission import Submitter, asks_for_nothing
 from actorlite.state.quota import UNLIMITED, Quota
 from actorlite.state.retries import Backoff, after_try, is_retried
 from actorlite.state.tasks import TaskPool
-from actorlite.streams import ObjectRefStream
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import HANDED_BACK, ONE_CPU, STOPPED, Failed, Lease, Rejected, TaskCall, encode
+from actorlite.wire.serialize import encode_call
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
@@ -84,6 +80,16 @@ class TaskOut(Outbound):
     """Whether its worker process shall end with it."""
     queued: bool
     """Whether it waits in the queue of its group."""
+
+    def set_out(self, blob: CodeBlob, options: TaskOptions, group: LeaseGroup) -> None:
+        """What makes the call a task; once, before anything else."""
+        self.blob = blob
+        self.retries = options.max_retries
+        self.retry_on = options.retry_exceptions
+        self.lease = 0
+        self.forced = False
+        self.queued = False
+        self.group = group
 
     def arguments_ready(self) -> None:
         failure = self.failed_dependency()
@@ -208,8 +214,8 @@ class LeaseGroup:
 
     def submit(self, call: TaskOut) -> None:
         call.queued = True
-        self.pool.submit(call)
-        self.pump()
+        if self.pool.submit(call):
+            self.pump()
 
     def submit_again(self, call: TaskOut) -> None:
         call.queued = True
@@ -217,9 +223,14 @@ class LeaseGroup:
         self.pump()
 
     def finished(self, lease: int, call: TaskOut) -> None:
-        self.pool.finished(lease, call, self.runtime.loop.time())
-        if self.pool.queue:
-            self.pump()
+        pool, now = self.pool, self.runtime.loop.time()
+        pool.finished(lease, call, now)
+        if pool.queue:
+            following = pool.follow(lease, now)
+            if following is not None:
+                self._send(lease, following)
+            if following is None or pool.waiting <= pool.max_requests:
+                self.pump()
         elif self._timer is None and not self.runtime.closing:
             self._timer = self.runtime.loop.call_later(LINGER_S, self._linger_over)
 
@@ -352,143 +363,90 @@ class LeaseGroup:
             self.runtime.node.return_lease(lease)
 
 
-class TaskSubmitter:
+class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
     """All tasks that this process submitted, grouped by resource shape."""
 
     def __init__(self, runtime: ProcessRuntime) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self._groups: dict[int, LeaseGroup] = {}
         self.quota: RoomQuota = Quota(MAX_PENDING_CALLS, MAX_PENDING_BYTES)
-        """Tasks of this process that have not ended."""
 
-    def submit(
-        self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
+    def call(
+        self, what: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
     ) -> Any:
-        """References at once. From any thread."""
-        runtime = self._runtime
-        runtime.check_open()
-        call, result = self._make(definition, args, kwargs, options)
-        self._begin_if_room(call)
-        return result
+        if options.is_plain and not kwargs:
+            ref = self._call_quickly(what, args, options)
+            if ref is not None:
+                return ref
+        return super().call(what, args, kwargs, options)
 
-    async def submit_in_turn(
-        self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
-    ) -> Any:
-        """`submit` that waits for room."""
-        self._runtime.check_open()
-        result: Any
-        if definition.kind.streams and options.num_returns in (1, STREAMING):
-            stream, call = self._make_stream(definition, args, kwargs, options, structured=False)
-            result = ObjectRefStream.begin(stream)
-        else:
-            call, result = self._make(definition, args, kwargs, options)
-        await self._runtime.on_own_loop(self._take_turn_and_begin(call))
-        return result
+    def _call_quickly(
+        self, definition: FunctionDefinition, args: tuple[Any, ...], options: TaskOptions
+    ) -> ObjectRef[Any] | None:
+        """What `call` does for most calls, in fewer steps. None when this is none of them, and nothing was done."""
+        runtime, quota = self.runtime, self.quota
+        if not asks_for_nothing(runtime, args):
+            return None
+        blob = runtime.code.blob_of(definition)
+        encoded = encode_call(args, {})
+        size = len(encoded.data)
+        if encoded.buffers or not quota.fits(size):
+            return None
+        number = next(runtime.hub.numbers)
+        ref: ObjectRef[Any] = ObjectRef(runtime, number)
+        call = TaskOut(runtime, number, definition.name, ref, encoded, (), None)
+        call.set_out(blob, options, self._group(ONE_CPU))
+        call.size = size
+        call.quota = quota
+        call.begun = True
+        ref._call = call
+        quota.take(size)
+        call.group.submit(call)
+        return ref
 
-    async def run(
-        self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
-    ) -> Any:
-        """Structured call: the value; cancelling the awaiting task cancels the work."""
-        runtime = self._runtime
-        runtime.check_open()
-        if not runtime.in_loop() or options.num_returns != 1:
-            call, refs = self._make(definition, args, kwargs, options, structured=True)
-            try:
-                await runtime.on_own_loop(self._take_turn_and_begin(call))
-            except asyncio.CancelledError:
-                runtime.post(call.abandon)
-                raise
-            return await runtime.run_elsewhere(refs)
-        result = StructuredResult(runtime.loop)
-        call, _ = self._make(definition, args, kwargs, options, structured=True, sink=result)
-        await self._take_turn_and_begin(call)
-        return await await_structured(runtime, result, call)
-
-    def open_stream(
+    def make(
         self,
-        definition: FunctionDefinition,
+        what: FunctionDefinition,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         options: TaskOptions,
         *,
-        structured: bool,
-    ) -> OwnStream:
-        """Call a generator. From any thread. Without room it raises, or waits when structured."""
-        stream, call = self._make_stream(definition, args, kwargs, options, structured=structured)
-        if structured:
-            self._runtime.post(self._begin_stream, call)
-        else:
-            self._begin_if_room(call)
-        return stream
-
-    def _make_stream(
-        self,
-        definition: FunctionDefinition,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: TaskOptions,
-        *,
-        structured: bool,
-    ) -> tuple[OwnStream, TaskOut]:
-        runtime = self._runtime
+        structured: bool = False,
+        sink: StructuredResult | OwnStream | None = None,
+    ) -> tuple[TaskOut, Any]:
+        runtime = self.runtime
         runtime.check_open()
-        window = window_of(options)
-        stream = OwnStream(runtime, next(runtime.hub.numbers), definition.name, window)
-        once = replace(options, num_returns=1)
-        call, _ = self._make(definition, args, kwargs, once, structured=structured, sink=stream)
-        call.envelope = streaming(call.envelope, window)
-        stream.call = call
-        return stream, call
+        blob = runtime.code.blob_of(what)
+        encoded, dependencies = encode_arguments(args, kwargs)
+        units = ONE_CPU if options.num_cpus is None else to_units("num_cpus", options.num_cpus)
+        envelope = make_envelope(
+            current_call.get(),
+            structured=structured,
+            timeout=time_left(options.timeout, runtime.loop.time()) if structured else options.timeout,
+            num_returns=options.num_returns,
+            name=options.name or "",
+            units=units,
+        )
+        number, result, where = find_sink(runtime, sink, options.num_returns)
+        call = TaskOut(runtime, number, options.name or what.name, where, encoded, dependencies, envelope)
+        call.set_out(blob, options, self._group(units))
+        call.size = size_of(encoded)
+        return call, result
 
-    def _begin_if_room(self, call: TaskOut) -> None:
-        """From any thread. Raises `PendingCallsLimitExceeded`."""
-        quota, here = self.quota, self._runtime.in_loop()
-        with self._runtime.posting:
-            if not quota.fits(call.size):
-                raise PendingCallsLimitExceeded(
-                    f"this process already has {quota.calls} pending tasks ({quota.bytes} bytes of arguments): await "
-                    f"some first, or write `await {call.name}.submit(...)`, which waits for room"
-                )
-            if not here:
-                quota.posted += 1
-        bind_call(call.sink, call)
-        if here:
-            quota.take(call.size)
-            call.quota = quota
-            self._begin(call)
-        else:
-            self._runtime.post(self._begin_posted, call)
-
-    def _begin_stream(self, call: TaskOut) -> None:
-        if self.quota.fits(call.size):
-            self.quota.take(call.size)
-            call.quota = self.quota
-            self._begin(call)
-        else:
-            self._runtime.streams.begin_later(call, self._take_turn_and_begin(call))
-
-    async def _take_turn_and_begin(self, call: TaskOut) -> None:
-        timeout_s = call.envelope.budget_s if call.envelope is not None else None
-        left = await take_turn(self._runtime, self.quota, call.size, timeout_s, f"{call.name}()")
-        call.quota = self.quota
-        if call.ended:  # given up meanwhile
-            self.quota.give(call.size)
-            wake(self.quota)
+    def begin(self, call: TaskOut) -> None:
+        if self.runtime.gone:
+            call.end(fail_with(NodeDiedError, self.runtime.gone, outcome=Outcome.NOT_EXECUTED))
             return
-        if left != timeout_s and call.envelope is not None:
-            call.envelope = structs.replace(call.envelope, budget_s=left)
-        if type(call.sink) is not StructuredResult:
-            bind_call(call.sink, call)
-        self._begin(call)
+        call.begin()
+        if not call.missing and not call.ended:
+            call.arguments_ready()
 
-    def _begin_posted(self, call: TaskOut) -> None:
-        with self._runtime.posting:
-            self.quota.posted -= 1
-        if call.ended:
-            return  # it was cancelled on its way here
-        self.quota.take(call.size)
-        call.quota = self.quota
-        self._begin(call)
+    def too_many(self, call: TaskOut) -> PendingCallsLimitExceeded:
+        quota = self.quota
+        return PendingCallsLimitExceeded(
+            f"this process already has {quota.calls} pending tasks ({quota.bytes} bytes of arguments): await "
+            f"some first, or write `await {call.name}.submit(...)`, which waits for room"
+        )
 
     def reclaim(self) -> None:
         """Give back leases without work."""
@@ -505,59 +463,11 @@ class TaskSubmitter:
         for group in list(self._groups.values()):
             group.close()
 
-    def _make(
-        self,
-        definition: FunctionDefinition,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: TaskOptions,
-        *,
-        structured: bool = False,
-        sink: StructuredResult | OwnStream | None = None,
-    ) -> tuple[TaskOut, Any]:
-        """The call, and the references to its results unless it has a sink."""
-        runtime = self._runtime
-        blob = runtime.code.blob_of(definition)
-        encoded, dependencies = encode_arguments(args, kwargs)
-        units = ONE_CPU if options.num_cpus is None else to_units("num_cpus", options.num_cpus)
-        envelope = make_envelope(
-            current_call.get(),
-            structured=structured,
-            timeout=time_left(options.timeout, runtime.loop.time()) if structured else options.timeout,
-            num_returns=options.num_returns,
-            name=options.name or "",
-            units=units,
-        )
-        where: Any = sink
-        result: Any = None
-        if sink is None:
-            number, result, where = make_sink(runtime, options.num_returns)
-        else:
-            number = sink.number if isinstance(sink, OwnStream) else next(runtime.hub.numbers)
-        call = TaskOut(runtime, number, options.name or definition.name, where, encoded, dependencies, envelope)
-        call.blob = blob
-        call.retries = options.max_retries
-        call.retry_on = options.retry_exceptions
-        call.lease = 0
-        call.forced = False
-        call.queued = False
-        call.group = self._group(units)
-        call.size = size_of(encoded)
-        return call, result
-
     def _group(self, units: int) -> LeaseGroup:
         group = self._groups.get(units)
         if group is None:
-            group = self._groups.setdefault(units, LeaseGroup(self._runtime, units))
+            group = self._groups.setdefault(units, LeaseGroup(self.runtime, units))
         return group
-
-    def _begin(self, call: TaskOut) -> None:
-        if self._runtime.gone:
-            call.end(fail_with(NodeDiedError, self._runtime.gone, outcome=Outcome.NOT_EXECUTED))
-            return
-        call.begin()
-        if not call.missing and not call.ended:
-            call.arguments_ready()
 
     def __repr__(self) -> str:
         return f"<TaskSubmitter {', '.join(f'{units}: {group.pool!r}' for units, group in self._groups.items())}>"

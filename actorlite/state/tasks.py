@@ -47,8 +47,11 @@ class TaskPool(Generic[T]):
         self.requested = 0
         self.depth = 1
 
-    def submit(self, task: T) -> None:
+    def submit(self, task: T) -> bool:
+        """Queue a task. True: `assign` may have room for it, and `requests_wanted` may ask for more; False: so many
+        wait before it that both have done what they can."""
         self.queue.append(task)
+        return len(self.queue) - len(self._gone) <= self.max_requests
 
     def submit_again(self, task: T) -> None:
         """A task whose worker died keeps its place before those that were submitted later."""
@@ -66,6 +69,20 @@ class TaskPool(Generic[T]):
                 worker.since = now
             worker.in_flight[task] = None
             yield worker.lease, task
+
+    def follow(self, lease: int, now: float) -> T | None:
+        """The waiting task that takes the place of one that has ended; None: there is room for more than one, or for
+        none, and `assign` must look. For the usual case: all workers have as much as they may."""
+        worker = self.leases.get(lease)
+        if worker is None or len(worker.in_flight) != self.depth - 1 or not self.queue:
+            return None
+        task = self.queue.popleft()
+        if self._gone:
+            self._skip_gone()
+        if not worker.in_flight:
+            worker.since = now
+        worker.in_flight[task] = None
+        return task
 
     def requests_wanted(self) -> int:
         """How many more workers to ask for now; negative: how many of the requests are no longer needed."""
