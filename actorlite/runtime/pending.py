@@ -1,7 +1,7 @@
 """The list of pending references that `wait` returns: waiting for one reference after another costs little with it.
 
 A program passes the list that it got back to the next `wait`. What is known of it is not found out again: that it
-holds references only, none twice, and, once it had to be waited for, which of them are still to come.
+holds references only, none twice, and, where it had to be waited for, which of them are still to come.
 Invariant: changing the list forgets all that, and a list that nobody holds leaves no subscription behind.
 """
 
@@ -50,7 +50,8 @@ class Watch:
                 self.loop.call_soon_threadsafe(self.close, list(refs))
             return
         for ref in refs:
-            ref._remove(self.arrived)
+            if isinstance(ref, ObjectRef):  # `list.append` can put anything into the list unseen
+                ref._remove(self.arrived)
 
 
 class Pending(list[ObjectRef[T]]):

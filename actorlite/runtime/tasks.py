@@ -43,7 +43,7 @@ from actorlite.state.quota import UNLIMITED, Quota
 from actorlite.state.retries import Backoff, after_try, is_retried
 from actorlite.state.tasks import TaskPool
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import HANDED_BACK, ONE_CPU, STOPPED, Failed, Lease, Rejected, TaskCall, encode
+from actorlite.wire.messages import HANDED_BACK, ONE_CPU, STOPPED, Failed, Lease, Rejected, Reply, TaskCall, encode
 from actorlite.wire.serialize import encode_call
 
 if TYPE_CHECKING:
@@ -100,6 +100,10 @@ class TaskOut(Outbound):
 
     def answered(self, message: Any, parts: Any) -> None:
         group, lease = self.group, self.lease
+        if type(message) is Reply:
+            super().answered(message, parts)
+            group.finished(lease, self)
+            return
         if type(message) is Rejected and message.reason == HANDED_BACK and not self.ended:
             self.peer = None
             self.unsent()
@@ -223,13 +227,12 @@ class LeaseGroup:
         self.pump()
 
     def finished(self, lease: int, call: TaskOut) -> None:
-        pool, now = self.pool, self.runtime.loop.time()
-        pool.finished(lease, call, now)
-        if pool.queue:
-            following = pool.follow(lease, now)
+        pool = self.pool
+        following = pool.finished(lease, call, self.runtime.loop.time())
+        if pool.queue or following is not None:
             if following is not None:
                 self._send(lease, following)
-            if following is None or pool.waiting <= pool.max_requests:
+            if following is None or len(pool.queue) <= pool.max_requests:
                 self.pump()
         elif self._timer is None and not self.runtime.closing:
             self._timer = self.runtime.loop.call_later(LINGER_S, self._linger_over)

@@ -1,8 +1,8 @@
 """`get`, `wait` and `as_completed`: they count down on references, without a task per reference.
 
 Each call subscribes to the references that it misses, waits on one future of the running loop, and leaves no
-subscription behind, also when cancelled; for `wait` with a list that `wait` returned see `pending`. While it really
-waits inside a call, the call's CPU goes back to the node.
+subscription behind, also when cancelled; but those of `wait` stay with the list of pending references that it returns,
+see `pending`. While it really waits inside a call, the call's CPU goes back to the node.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def wait(
         if watch is None or watch.here >= num_returns:
             found = pending.find_ready(num_returns, fetch_local)
         if len(found) < num_returns:
-            if returned is not None and watch is None:
+            if watch is None:
                 watch = pending.open_watch(loop, fetch_local)
             if watch is None:
                 await until_some(pending, num_returns, timeout, fetch_local)

@@ -70,20 +70,6 @@ class TaskPool(Generic[T]):
             worker.in_flight[task] = None
             yield worker.lease, task
 
-    def follow(self, lease: int, now: float) -> T | None:
-        """The waiting task that takes the place of one that has ended; None: there is room for more than one, or for
-        none, and `assign` must look. For the usual case: all workers have as much as they may."""
-        worker = self.leases.get(lease)
-        if worker is None or len(worker.in_flight) != self.depth - 1 or not self.queue:
-            return None
-        task = self.queue.popleft()
-        if self._gone:
-            self._skip_gone()
-        if not worker.in_flight:
-            worker.since = now
-        worker.in_flight[task] = None
-        return task
-
     def requests_wanted(self) -> int:
         """How many more workers to ask for now; negative: how many of the requests are no longer needed."""
         return min(self.waiting, self.max_requests) - self.requested
@@ -91,21 +77,30 @@ class TaskPool(Generic[T]):
     def granted(self, lease: int, now: float) -> None:
         self.leases[lease] = LeasedWorker(lease, now)
 
-    def finished(self, lease: int, task: T, now: float) -> None:
-        """The task has ended, well or not."""
+    def finished(self, lease: int, task: T, now: float) -> T | None:
+        """The task has ended, well or not. What takes its place is given to the same worker and returned, in the usual
+        case, that all workers have as much as they may; None: `assign` must look, if anything waits."""
         worker = self.leases.get(lease)
         if worker is None or task not in worker.in_flight:
-            return
-        ran = next(iter(worker.in_flight)) == task
-        del worker.in_flight[task]
-        if not ran:
-            return  # it was taken out of the worker's queue, which says nothing about how long tasks take
-        took = now - worker.since
-        worker.since = now
-        if took < SHORT_S:
-            self.depth = min(MAX_DEPTH, self.depth * 2)
-        elif took > LONG_S:
-            self.depth = max(1, self.depth // 2)
+            return None
+        in_flight = worker.in_flight
+        ran = next(iter(in_flight)) == task
+        del in_flight[task]
+        if ran:  # else it was taken out of the worker's queue, which says nothing about how long tasks take
+            took = now - worker.since
+            worker.since = now
+            if took < SHORT_S:
+                if self.depth < MAX_DEPTH:
+                    self.depth = min(MAX_DEPTH, self.depth * 2)
+            elif took > LONG_S:
+                self.depth = max(1, self.depth // 2)
+        if not self.queue or len(in_flight) != self.depth - 1:
+            return None
+        following = self.queue.popleft()
+        if self._gone:
+            self._skip_gone()
+        in_flight[following] = None
+        return following
 
     def handed_back(self, lease: int, task: T) -> None:
         """The worker did not start the task; it goes to the front of the queue."""

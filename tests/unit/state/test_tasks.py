@@ -56,6 +56,29 @@ def test_the_depth_follows_how_long_tasks_take(before, took, after):
     assert pool.depth == after
 
 
+def test_the_next_task_takes_the_place_of_one_that_has_ended():
+    pool = pool_with(tasks=4)
+    pool.depth = 2
+    assigned(pool, 0.0)
+    between = (SHORT_S + LONG_S) / 2
+    assert pool.finished(1, "t0", between) == "t2"
+    assert list(pool.leases[1].in_flight) == ["t1", "t2"]
+    assert pool.finished(1, "t1", between + SHORT_S / 2) is None, "its worker may have four now: more than one"
+    assert assigned(pool, between) == [(1, "t3")]
+    assert pool.finished(1, "t2", 2 * between) is None, "nothing waits"
+
+
+def test_a_task_that_comes_behind_many_need_not_be_looked_after():
+    pool = pool_with(leases=0, max_requests=2)
+    assert [pool.submit(f"t{number}") for number in range(4)] == [True, True, False, False]
+    pool.withdraw("t1")
+    pool.withdraw("t2")
+    assert pool.submit("t4") is False
+    pool.withdraw("t3")
+    assert pool.submit("t5") is False
+    assert pool.drain() == ["t0", "t4", "t5"]
+
+
 def test_a_task_is_timed_from_the_end_of_the_one_before_it():
     pool = pool_with(tasks=2)
     pool.depth = 2
@@ -184,8 +207,12 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.handed_back(lease, task)
             assert self.pool.queue[0] == task and self.pool.depth == 1
         else:
-            self.pool.finished(lease, task, self.now)
+            before, worker = self.waiting(), self.pool.leases[lease]
+            following = self.pool.finished(lease, task, self.now)
             self.ended.append(task)
+            if following is not None:
+                assert following == before[0] and following in worker.in_flight, "not the next one"
+                assert len(worker.in_flight) == self.pool.depth, "its worker has more than it may, or room for more"
 
     @precondition(lambda self: self.pool.leases)
     @rule(data=st.data())
