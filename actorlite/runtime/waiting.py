@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeGuard, TypeVar, overload
 
 from actorlite.context import current_call
@@ -248,36 +249,20 @@ class _Countdown:
             self._future.set_result(None)
 
 
-class _Arrival:
-    """One subscription of one reference."""
-
-    __slots__ = ("countdown", "ref")
-
-    def __init__(self, countdown: _Countdown, ref: ObjectRef[Any]) -> None:
-        self.countdown: _Countdown | None = countdown
-        self.ref = ref
-
-    def fire(self) -> None:
-        countdown = self.countdown
-        if countdown is not None:
-            self.countdown = None
-            countdown.arrive(self.ref)
-
-    def drop(self) -> None:
-        if self.countdown is not None:
-            self.countdown = None
-            self.ref._unsubscribe(self.fire)
-
-
 @contextmanager
 def _subscribed(refs: Sequence[ObjectRef[Any]], countdown: _Countdown, *, value: bool) -> Iterator[None]:
-    arrivals: list[_Arrival] = []
+    loop = asyncio.get_running_loop()
+    arrivals: list[partial[None]] = []
     try:
         for ref in refs:
-            arrival = _Arrival(countdown, ref)
+            arrival = partial(countdown.arrive, ref)
             arrivals.append(arrival)
-            ref._subscribe(arrival.fire, value=value)
+            if ref.runtime.loop is loop:
+                ref._subscribe_waker(arrival, value=value)
+            else:
+                ref._subscribe(arrival, value=value)
         yield
     finally:
-        for arrival in arrivals:
-            arrival.drop()
+        for arrival, ref in zip(arrivals, refs, strict=False):
+            if ref._waiters is not None:  # most have arrived
+                ref._unsubscribe(arrival)
