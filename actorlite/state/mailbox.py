@@ -5,7 +5,8 @@ an idle actor costs little. Actors with concurrency groups, readonly methods or 
 with the same methods.
 
 With `chain`, calls that say that they are `chainable` may be started behind one another although the limit is reached:
-they all go to one thread, which runs them in order, so that the loop need not be asked between two of them.
+they all go to as many threads as the limit says, which take them in order, so that the loop need not be asked between
+two of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ CHAIN_DEPTH = 1024
 
 
 class Queueable(Protocol):
+    chained: bool
+    """Whether it was started as one of the chain: the mailbox notes it there."""
+
     @property
     def chainable(self) -> bool: ...
 
@@ -112,7 +116,7 @@ class Mailbox(Generic[C]):
         if self.running <= 0:
             raise ValueError("finished without a running call")
         self.running -= 1
-        if self.chained:
+        if call.chained:
             self.chained -= 1
         return self._start_waiting() if self._queue else []
 
@@ -144,7 +148,7 @@ class Mailbox(Generic[C]):
     @property
     def behind(self) -> int:
         """How many calls have not begun, those that are queued in a thread included."""
-        return self.waiting + max(0, self.chained - 1)
+        return self.waiting + max(0, self.chained - self.limit)
 
     def is_full(self, calls: int, size_bytes: int, size: int) -> bool:
         """Whether one more waiting call of `size` exceeds the bounds. Any fits when nothing else waits."""
@@ -155,14 +159,14 @@ class Mailbox(Generic[C]):
         """The waiting calls that would wait for ever now that `call` waits: itself, or none.
 
         A running call that waits for one that waits here will not end. With one at a time it is enough that it is one
-        that `call` came through; else all that run must be of that kind.
+        that `call` came through; else as many as may run at once must be of that kind.
         """
         if not call.through:
             return []
         if self.limit == 1:
             return [call] if any(each.key in call.through for each in running) else []
         blocked = {key for each in self._waiting_calls() for key in each.through}
-        return [call] if all(each.key in blocked for each in running) else []
+        return [call] if sum([each.key in blocked for each in running]) >= self.limit else []
 
     def _take_out(self, call: C) -> None:
         if self._queue is None:
@@ -204,8 +208,9 @@ class Mailbox(Generic[C]):
 
     def _started(self, call: C) -> None:
         self.running += 1
-        if self.chain and (self.chained or self.running == 1) and call.chainable:
+        if self.chain and call.chainable:
             self.chained += 1
+            call.chained = True
 
     def __repr__(self) -> str:
         return f"<Mailbox running={self.running}/{self.limit} waiting={self.waiting}>"

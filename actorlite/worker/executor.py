@@ -26,7 +26,7 @@ class ThreadExecutor:
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._unfinished = 0
-        """Work that was submitted and has not ended; counted only where there may be several threads."""
+        """Work that was submitted and has not ended; counted only as long as there may be more threads."""
         self._lock = threading.Lock()
         self._closed = False
 
@@ -35,6 +35,8 @@ class ThreadExecutor:
         if self.size == 1:
             if not self._threads:
                 self._start_thread(self._run)
+            return
+        if len(self._threads) == self.size:
             return
         with self._lock:
             self._unfinished += 1
@@ -75,8 +77,9 @@ class ThreadExecutor:
             except BaseException:
                 _say_failed()
             del work
-            with self._lock:
-                self._unfinished -= 1
+            if len(self._threads) < self.size:
+                with self._lock:
+                    self._unfinished -= 1
 
     def __repr__(self) -> str:
         return f"<ThreadExecutor {self.name} threads={len(self._threads)}/{self.size}>"

@@ -81,6 +81,7 @@ class InboundCall(RunningCall):
         self.cancelled = False
         self.cascades = False
         """Whether what it submits ends with it, because it was cancelled."""
+        self.chained = False
         self._children = None
         self.fetched: dict[int | str, Any] | None = None
         """Values of arguments that were given as references owned elsewhere."""

@@ -53,6 +53,7 @@ class LocalCall(RunningCall):
         self.envelope = None
         self.cancelled = False
         self.deadline = None
+        self.chained = False
         self._children = None
         self.number = 0
         scope = current_call.get()

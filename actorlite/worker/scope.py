@@ -52,8 +52,8 @@ class Manner:
         conduct = message.conduct
         if conduct is not None and self.is_special:
             return Lanes(dict(conduct.groups), reentrant=conduct.reentrant)
-        # Only a single thread keeps calls in order by itself; and what is queued there cannot be dropped any more.
-        chain = not message.shared and message.max_concurrency == 1
+        # Light actors share their threads, and what is queued there cannot be dropped any more.
+        chain = not message.shared
         return Inbox(1, chain=chain and self.box.calls >= CHAIN_DEPTH and self.box.when_full in ("wait", "raise"))
 
     def executor_for(self, call: RunningCall, default: ThreadExecutor) -> ThreadExecutor:
@@ -119,7 +119,7 @@ class HostedActor:
 class RunningCall(ABC):
     """The `CallScope` of the user code that it runs; what an actor's mailbox holds."""
 
-    __slots__ = ("worker", "actor", "name", "task", "envelope", "cancelled", "deadline", "_children")
+    __slots__ = ("worker", "actor", "name", "task", "envelope", "cancelled", "deadline", "chained", "_children")
 
     worker: Worker
     actor: HostedActor | None
@@ -130,6 +130,8 @@ class RunningCall(ABC):
     cancelled: bool
     deadline: float | None
     """When it must have ended, on the loop's clock."""
+    chained: bool
+    """For its mailbox."""
     _children: set[Any] | None
 
     @property

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import settings
@@ -11,10 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from actorlite.state.mailbox import CHAIN_DEPTH, Mailbox
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class Call:
     number: int
     chainable: bool = False
+    chained: bool = field(default=False, compare=False)
     size: int = 10
     through: tuple[str, ...] = ()
     group: str = ""
@@ -136,10 +137,20 @@ def test_a_mailbox_is_full_by_calls_or_bytes_and_takes_anything_when_nothing_wai
 
 def test_calls_queued_in_a_thread_count_as_waiting_and_are_bounded():
     box: Mailbox[Call] = Mailbox(chain=True)
-    started = [box.offer(Call(number, True)) for number in range(CHAIN_DEPTH + 2)]
-    assert started == [True] * CHAIN_DEPTH + [False] * 2
+    every = calls(*[True] * (CHAIN_DEPTH + 2))
+    assert [box.offer(each) for each in every] == [True] * CHAIN_DEPTH + [False] * 2
     assert box.behind == CHAIN_DEPTH + 1
-    assert box.finished(Call(0, True)) == [Call(CHAIN_DEPTH, True)]
+    assert box.finished(every[0]) == [every[CHAIN_DEPTH]]
+
+
+def test_several_threads_share_a_chain_and_another_kind_waits_for_room_among_them():
+    box: Mailbox[Call] = Mailbox(2, chain=True)
+    every = calls(True, True, True, True, False, True)
+    assert [box.offer(each) for each in every] == [True, True, True, True, False, False]
+    assert (box.behind, box.waiting) == (4, 2), "two threads have begun two calls"
+    assert [box.finished(each) for each in every[:3]] == [[], [], [every[4]]]
+    assert box.finished(every[3]) == [every[5]], "beside the one of another kind, within the limit"
+    assert (box.running, box.chained, box.behind) == (2, 1, 0)
 
 
 def test_a_call_that_came_through_the_running_one_would_wait_for_ever():
@@ -160,6 +171,16 @@ def test_with_several_at_once_only_when_all_that_run_wait_for_one_that_waits():
     assert box.deadlocked(inner, [first, second]) == []
     box.offer(also_inner)
     assert box.deadlocked(also_inner, [first, second]) == [also_inner]
+
+
+def test_calls_that_are_queued_in_threads_do_not_hide_that_all_threads_wait_for_ever():
+    box: Mailbox[Call] = Mailbox(2, chain=True)
+    every = calls(True, True, True, True)
+    inner, also_inner = Call(4, through=("0",)), Call(5, through=("1",))
+    assert [box.offer(each) for each in (*every, inner)] == [True] * 4 + [False]
+    assert box.deadlocked(inner, every) == []
+    box.offer(also_inner)
+    assert box.deadlocked(also_inner, every) == [also_inner]
 
 
 def test_an_idle_mailbox_withdraws_nothing():
