@@ -169,6 +169,17 @@ class CallScope(Protocol):
     def info(self) -> CallInfo: ...
 
     @property
+    def task_id(self) -> ObjectId: ...
+
+    @property
+    def actor_id(self) -> ActorId | None:
+        """Of the actor that it is a call of."""
+        ...
+
+    @property
+    def function_name(self) -> str: ...
+
+    @property
     def chain(self) -> tuple[Any, ...]:
         """The structured calls that wait for this one, outermost first."""
         ...

@@ -51,6 +51,11 @@ def propagate(var: ContextVar[T]) -> ContextVar[T]:
     return var
 
 
+def anything_travels() -> bool:
+    """Whether a call made now may have to take variables along."""
+    return bool(registered or _received.get())
+
+
 def travelling() -> Travelling:
     """What goes along with a call made now. Raises `SerializationError` for a value that cannot be pickled."""
     if not registered:

@@ -35,7 +35,7 @@ from actorlite.runtime.calls import (
 )
 from actorlite.runtime.room import size_of
 from actorlite.runtime.streams import OwnStream
-from actorlite.runtime.submission import asks_for_nothing
+from actorlite.runtime.submission import SPECIAL, origin_of
 from actorlite.state.retries import Backoff, after_try, is_retried
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import (
@@ -237,7 +237,8 @@ def quick_call(link: Link, method: str, args: tuple[Any, ...]) -> ObjectRef[Any]
     runtime, peer, quota = link.runtime, link.peer, link.quota
     if peer is None or link.outbox or link.held_back is not None or link.options.max_task_retries:
         return None
-    if not asks_for_nothing(runtime, args):
+    origin = origin_of(runtime, args)
+    if origin is SPECIAL:
         return None
     encoded = encode_call(args, {})
     size = len(encoded.data)
@@ -248,7 +249,11 @@ def quick_call(link: Link, method: str, args: tuple[Any, ...]) -> ObjectRef[Any]
         return None
     number = next(runtime.hub.numbers)
     ref: ObjectRef[Any] = ObjectRef(runtime, number)
-    call = ActorOut(runtime, number, method, ref, encoded, (), None)
+    envelope = None if origin is None else origin.envelope
+    call = ActorOut(runtime, number, method, ref, encoded, (), envelope)
+    if origin is not None:
+        call.siblings = origin
+        origin.add(call)
     call.link = link
     call.size = size
     call.quota = quota
@@ -259,7 +264,7 @@ def quick_call(link: Link, method: str, args: tuple[Any, ...]) -> ObjectRef[Any]
     link.sent_bytes += size
     payload = Payload(encoded.kind, encoded.data)  # type: ignore[arg-type]
     try:
-        peer.call(number, call, encode(ActorCall(number, link.id, method, payload)))
+        peer.call(number, call, encode(ActorCall(number, link.id, method, payload, envelope)))
     except ConnectionLost as error:
         call.lost(error)
     return ref

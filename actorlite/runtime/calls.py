@@ -22,6 +22,7 @@ from actorlite.errors import (
     ProtocolError,
     TaskCancelledError,
 )
+from actorlite.ids import ObjectId
 from actorlite.propagation import registered, travelling
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.peer import Peer
@@ -98,6 +99,16 @@ class ManyResults:
         ref._kept = kept
         ref._call = None
         ref._resolve(value)
+
+
+class Submitted(set["Outbound"]):
+    """The calls that one call submitted and that have not ended."""
+
+    __slots__ = ("envelope",)
+
+    def __init__(self, parent: ObjectId) -> None:
+        self.envelope = Envelope(parent=parent)
+        """What goes with those that need nothing else."""
 
 
 class Outbound:
@@ -389,10 +400,9 @@ def make_envelope(
     parent = None
     chain: tuple[Hop, ...] = ()
     if scope is not None:
-        info = scope.info
-        parent = info.task_id
+        parent = scope.task_id
         if structured:
-            chain = (*scope.chain, Hop(info.actor_id or "", info.task_id, info.function_name))[-MAX_CHAIN:]
+            chain = (*scope.chain, Hop(scope.actor_id or "", parent, scope.function_name))[-MAX_CHAIN:]
     return Envelope(0, timeout, parent, chain, structured, trace, name, num_returns, units, variables)
 
 

@@ -14,8 +14,8 @@ from actorlite.context import current_call, current_trace
 from actorlite.definitions import FunctionDefinition, MethodDefinition
 from actorlite.errors import PendingCallsLimitExceeded
 from actorlite.options import STREAMING, MethodOptions, TaskOptions
-from actorlite.propagation import registered
-from actorlite.runtime.calls import Outbound, StructuredResult, await_structured, bind_call
+from actorlite.propagation import anything_travels, registered
+from actorlite.runtime.calls import Outbound, StructuredResult, Submitted, await_structured, bind_call
 from actorlite.runtime.nearby import IMMUTABLE, MUST_SEND
 from actorlite.runtime.room import RoomQuota, take_turn, wake
 from actorlite.runtime.streams import OwnStream, streaming, window_of
@@ -202,11 +202,19 @@ class Submitter(ABC, Generic[What, Options, Call]):
         return f"{call.name}()"
 
 
-def asks_for_nothing(runtime: ProcessRuntime, args: tuple[Any, ...]) -> bool:
-    """Whether a call that is made here and now needs neither an envelope nor a look at its arguments, as most do."""
-    if not runtime.in_loop() or runtime.gone or registered or current_call.get() is not None or current_trace.get():
-        return False
+SPECIAL: Any = object()
+
+
+def origin_of(runtime: ProcessRuntime, args: tuple[Any, ...]) -> Any:
+    """Where a call comes from that is made here and now with nothing special about it: it is one of those that another
+    call has submitted, or no call did. `SPECIAL` where more must go with it, or a look at its arguments is needed."""
+    if not runtime.in_loop() or runtime.gone or current_trace.get():
+        return SPECIAL
     for value in args:
         if type(value) not in IMMUTABLE or (type(value) in SIZED and len(value) > SHORT):
-            return False
-    return True
+            return SPECIAL
+    scope = current_call.get()
+    if scope is None:
+        return SPECIAL if registered else None
+    children = scope.children
+    return children if type(children) is Submitted and not anything_travels() else SPECIAL

@@ -38,7 +38,7 @@ from actorlite.runtime.calls import (
 )
 from actorlite.runtime.room import RoomQuota, open_wide, size_of
 from actorlite.runtime.streams import OwnStream
-from actorlite.runtime.submission import Submitter, asks_for_nothing
+from actorlite.runtime.submission import SPECIAL, Submitter, origin_of
 from actorlite.state.quota import UNLIMITED, Quota
 from actorlite.state.retries import Backoff, after_try, is_retried
 from actorlite.state.tasks import TaskPool
@@ -388,7 +388,8 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
     ) -> ObjectRef[Any] | None:
         """What `call` does for most calls, in fewer steps. None when this is none of them, and nothing was done."""
         runtime, quota = self.runtime, self.quota
-        if not asks_for_nothing(runtime, args):
+        origin = origin_of(runtime, args)
+        if origin is SPECIAL:
             return None
         blob = runtime.code.blob_of(definition)
         encoded = encode_call(args, {})
@@ -397,7 +398,11 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
             return None
         number = next(runtime.hub.numbers)
         ref: ObjectRef[Any] = ObjectRef(runtime, number)
-        call = TaskOut(runtime, number, definition.name, ref, encoded, (), None)
+        envelope = None if origin is None else origin.envelope
+        call = TaskOut(runtime, number, definition.name, ref, encoded, (), envelope)
+        if origin is not None:
+            call.siblings = origin
+            origin.add(call)
         call.set_out(blob, options, self._group(ONE_CPU))
         call.size = size
         call.quota = quota

@@ -15,6 +15,7 @@ from actorlite.ids import ActorId, ObjectId
 from actorlite.options import DEFAULT_MAILBOX, Mailbox
 from actorlite.resources import CPU, from_units
 from actorlite.rpc.peer import Peer
+from actorlite.runtime.calls import Submitted
 from actorlite.state.crowd import Crowd
 from actorlite.state.lanes import READS_AT_ONCE, Lanes
 from actorlite.state.mailbox import CHAIN_DEPTH
@@ -132,7 +133,7 @@ class RunningCall(ABC):
     """When it must have ended, on the loop's clock."""
     chained: bool
     """For its mailbox."""
-    _children: set[Any] | None
+    _children: Submitted | None
 
     @property
     def units(self) -> int:
@@ -175,11 +176,11 @@ class RunningCall(ABC):
         """Whether it may be queued in the thread where it runs."""
 
     @property
-    def children(self) -> set[Any]:
+    def children(self) -> Submitted:
         """The calls that it submitted and that have not ended."""
         children = self._children
         if children is None:
-            children = self._children = set()
+            children = self._children = Submitted(self.task_id)
         return children
 
     @abstractmethod
@@ -195,6 +196,10 @@ class RunningCall(ABC):
         """The whole worker ends under the call."""
 
     @property
+    def actor_id(self) -> ActorId | None:
+        return self.actor.id if self.actor is not None else None
+
+    @property
     def function_name(self) -> str:
         return f"{self.actor.class_name}.{self.name}" if self.actor is not None else self.name
 
@@ -208,7 +213,7 @@ class RunningCall(ABC):
             task_name=(envelope.name if envelope is not None else "") or function_name,
             function_name=function_name,
             attempt=envelope.attempt if envelope is not None else 0,
-            actor_id=actor.id if actor is not None else None,
+            actor_id=self.actor_id,
             actor_name=(actor.name or None) if actor is not None else None,
             actor_class=actor.cls if actor is not None else None,
             actor_data=(actor.id, actor.creator.identity.address, *actor.manner.limits) if actor is not None else (),

@@ -40,8 +40,9 @@ class Turns:
         if actor.watched:
             started = self.admission.admit(actor, call)
         elif not (started := actor.mailbox.try_start(call)):
-            box = actor.manner.box
-            if call.envelope is not None or not actor.mailbox.wait_among_few(call, box.calls, box.bytes):
+            box, envelope = actor.manner.box, call.envelope
+            special = envelope is not None and (envelope.chain or envelope.group)
+            if special or not actor.mailbox.wait_among_few(call, box.calls, box.bytes):
                 started = self.admission.admit(actor, call)
         # After the offer: a call that is answered from its thread looks for those that wait once it is noted here.
         self._worker.runner.collect_ended()
