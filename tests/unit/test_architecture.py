@@ -49,7 +49,7 @@ ALLOWED: dict[str, str] = {
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",
     "class actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",
     "methods actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",
-    "methods actorlite/worker/scope.py:RunningCall": "a call as its mailbox and its user code see it, whatever it came by",
+    "methods actorlite/worker/scope.py:RunningCall": "a call as its mailbox and its user code see it, however it came",
     "methods actorlite/worker/inbound.py:InboundCall": "a call as its mailbox, its user code and its answer see it",
     "methods actorlite/state/mailbox.py:Mailbox": "one queue, for those who offer, count, take back and drop calls",
     "file actorlite/wire/messages.py": "the one tagged union, each message beside the others",
