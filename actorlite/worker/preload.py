@@ -33,10 +33,6 @@ def preload(config: ZygoteConfig) -> tuple[Entry, float]:
     Raises `PreloadError`, naming the first module that fails, starts threads or initialises CUDA.
     """
     began = time.monotonic()
-    try:
-        adopt_path(config.sys_path, config.cwd)
-    except OSError as error:
-        raise PreloadError("", f"workers cannot work in the directory of the driver: {error}") from error
     module, _, function = config.entry.partition(":")
     for name in (module, *config.preload):
         _import(name)

@@ -141,6 +141,11 @@ def _close_others(keep: set[int]) -> None:
 def _open_session(config: wire.ZygoteConfig, channel: socket.socket) -> bool:
     """Make the session directory: here, so that no moment exists in which nobody would remove it."""
     try:
+        adopt_path(config.sys_path, config.cwd)
+    except OSError as error:
+        _tell(channel, wire.OpenFailed(f"workers cannot work in the directory of the driver: {error}"))
+        return False
+    try:
         if config.session_directory:
             os.mkdir(config.session_directory, 0o700)
     except OSError as error:

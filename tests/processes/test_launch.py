@@ -96,7 +96,8 @@ async def test_a_descriptor_of_the_starter_is_not_inherited(config):
         ({"node_entry": "tree_parts:run_broken_node"}, "LookupError: no such node"),
         ({"node_entry": "tree_parts:run_dying_node"}, "exited with code 7; it said:\nfamous last words"),
         ({"node_entry": "tree_parts:missing"}, "has no attribute 'missing'"),
-        ({"worker_entry": "missing_module:run"}, "No module named 'missing_module'"),
+        # With something to preload a start waits for the zygote.
+        ({"worker_entry": "missing_module:run", "preload": ("json",)}, "No module named 'missing_module'"),
         ({"preload": ("json", "missing_preload")}, "cannot import 'missing_preload' in the zygote"),
         ({"preload": ("crashing_preload",)}, "Fatal Python error: Segmentation fault"),
         ({"session_directory": "/does/not/exist"}, "cannot make the session directory"),
