@@ -413,3 +413,69 @@ def test_the_peers_end_of_stream_ends_the_connection_whatever_is_unsent(run, dir
         await listener.aclose()
 
     run(main)
+
+
+@pytest.mark.parametrize("taken", [None, 0, 3], ids=["all of it", "nothing", "a part"])
+def test_the_answer_to_a_short_message_is_written_at_once_and_keeps_its_place(run, directory, monkeypatch, taken):
+    unsent = []
+    write = os.write
+
+    def write_some(fd, data):
+        if taken is None:
+            return write(fd, data)
+        if taken == 0:
+            raise BlockingIOError
+        return write(fd, data[:taken])
+
+    async def main():
+        accepted = []
+
+        def answer(parts):
+            for text in (b"first", b"second", b"third"):
+                accepted[0].send(text)
+                unsent.append(accepted[0]._unsent_bytes())
+
+        def accept(connection):
+            accepted.append(connection)
+            return Recorder(on_message=answer)
+
+        listener = await get_transport("uds://").listen(f"uds://{directory}/s", accept)
+        recorder = Recorder()
+        client = await get_transport("uds://").connect(listener.address, recorder)
+        monkeypatch.setattr(_stream.os, "write", write_some)
+        try:
+            client.send(b"x")
+            await recorder.until_messages(3)
+            # The answer to a long message waits for the end of the pass, with what follows it.
+            client.send(b"x" * 2 * _stream.PROMPT_BYTES)
+            await recorder.until_messages(6)
+        finally:
+            monkeypatch.undo()
+        assert recorder.contents() == [[b"first"], [b"second"], [b"third"]] * 2
+        await client.aclose()
+        await listener.aclose()
+
+    run(main)
+    assert (unsent[0] == 0) and all(unsent[1:])
+
+
+def test_a_write_past_the_transport_that_fails_is_left_to_it(run, directory, monkeypatch):
+    def write_nothing(fd, data):
+        raise BrokenPipeError
+
+    async def main():
+        recorder = Recorder()
+        listener = await listen(directory / "s", recorder)
+        client = await get_transport("uds://").connect(listener.address, Recorder())
+        client._prompt = True
+        monkeypatch.setattr(_stream.os, "write", write_nothing)
+        try:
+            client.send(b"x")
+            await recorder.until_messages(1)
+        finally:
+            monkeypatch.undo()
+        assert recorder.contents() == [[b"x"]]
+        await client.aclose()
+        await listener.aclose()
+
+    run(main)

@@ -29,6 +29,10 @@ CLOSE_GRACE_S = 2.0
 EARLY_FLUSH_BYTES = 12 * 1024
 """A pass that sends many messages does not wait for its end: the peer can begin with the first ones meanwhile."""
 
+PROMPT_BYTES = 256
+"""A read of so little is one message, most likely: its answer, or the call that follows an answer, is written at once.
+Waiting for what else the pass may send would be in vain, and costs a turn of the loop on either side."""
+
 _scratch_of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
 
 
@@ -55,6 +59,8 @@ class StreamConnection(asyncio.BufferedProtocol):
         self._queue: list[Buffer] = []
         self._queued_bytes = 0
         self._flush_scheduled = False
+        self._prompt = False
+        """Whether the next message goes at once."""
         self._paused = False
         self._open = False
         self._closed_by_us = False
@@ -76,6 +82,10 @@ class StreamConnection(asyncio.BufferedProtocol):
         if not self._open:
             raise ConnectionLost(f"{self._end_text()}; nothing was sent", outcome=Outcome.NOT_EXECUTED)
         if len(parts) == 1 and type(parts[0]) is bytes and (size := len(parts[0])) <= JOIN_BYTES:
+            if self._prompt:
+                self._prompt = False
+                if not self._queue and self._write_now(pack_header(size, 1) + parts[0], self._write_own):
+                    return
             # Most messages: the header goes into the run that is joined anyway.
             self._queue += (pack_header(size, 1), parts[0])
             self._queued_bytes += size
@@ -95,7 +105,11 @@ class StreamConnection(asyncio.BufferedProtocol):
         False when it is not sent, because something else is queued before it or the connection has ended: then it must
         go through `send`. Saves waking the loop only to write a few bytes.
         """
-        if self._queue or not self._write_lock.acquire(blocking=False):
+        return not self._queue and self._write_now(b"".join(encode_frame(parts)), self._write_copy)
+
+    def _write_now(self, data: bytes, write: Callable[[bytes], int]) -> bool:
+        """Write past the transport; False when something else must go first, or `write` cannot."""
+        if not self._write_lock.acquire(blocking=False):
             return False
         try:
             transport = self._transport
@@ -103,27 +117,30 @@ class StreamConnection(asyncio.BufferedProtocol):
                 return False
             if transport.is_closing() or transport.get_write_buffer_size():
                 return False
-            direct = self._direct
-            if direct is None:
-                # A descriptor of our own: the transport may close its one at any time, and the number be given away.
-                try:
-                    descriptor = os.dup(transport.get_extra_info("socket").fileno())
-                except OSError:
-                    return False  # no descriptor left
-                direct = self._direct = socket.socket(fileno=descriptor)
-            data = b"".join(encode_frame(parts))
             try:
-                sent = direct.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                sent = write(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
-                return False  # the loop finds out by itself
+                return False  # no descriptor left, or the loop finds out by itself
             if sent < len(data):
                 self._rest = memoryview(data)[sent:]
                 self._loop.call_soon_threadsafe(self._flush)
             return True
         finally:
             self._write_lock.release()
+
+    def _write_own(self, data: bytes) -> int:
+        """On the loop, which alone closes the transport."""
+        assert self._transport is not None
+        return os.write(self._transport.get_extra_info("socket").fileno(), data)
+
+    def _write_copy(self, data: bytes) -> int:
+        """With a descriptor of our own: the transport may close its one at any time, and the number be given away."""
+        if self._direct is None:
+            assert self._transport is not None
+            self._direct = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+        return self._direct.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     async def drain(self) -> None:
         while self._open and self._paused:
@@ -180,6 +197,7 @@ class StreamConnection(asyncio.BufferedProtocol):
         reader, sink = self._reader, self._sink
         if not self._open or reader is None or sink is None:
             return
+        self._prompt = nbytes <= PROMPT_BYTES
         try:
             for parts in reader.advance(nbytes):
                 try:
