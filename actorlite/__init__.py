@@ -18,14 +18,16 @@ else:
             return import_module(f"{__name__}.{name}")
         interface = import_module("actorlite.interface")
         public = {each: getattr(interface, each) for each in ("__all__", *interface.__all__)}
-        globals().update(public)
-        try:
-            return public[name]
-        except KeyError:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        if name not in public:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        for each, value in public.items():
+            globals().setdefault(each, value)  # somebody may have set one of them, a test for instance
+        return public[name]
 
     def __dir__():
-        return sorted({*globals(), *__getattr__("__all__")})
+        from importlib import import_module
+
+        return sorted({*globals(), *import_module("actorlite.interface").__all__})
 
 
 del TYPE_CHECKING

@@ -26,6 +26,7 @@ from actorlite.runtime.calls import (
     Outbound,
     StructuredResult,
     attempted,
+    begin_quickly,
     encode_arguments,
     fail_with,
     find_sink,
@@ -251,15 +252,9 @@ def quick_call(link: Link, method: str, args: tuple[Any, ...]) -> ObjectRef[Any]
     ref: ObjectRef[Any] = ObjectRef(runtime, number)
     envelope = None if origin is None else origin.envelope
     call = ActorOut(runtime, number, method, ref, encoded, (), envelope)
-    if origin is not None:
-        call.siblings = origin
-        origin.add(call)
     call.link = link
-    call.size = size
-    call.quota = quota
     call.peer = peer
-    ref._call = call
-    quota.take(size)
+    begin_quickly(call, ref, quota, size, origin)
     link.unanswered += 1
     link.sent_bytes += size
     payload = Payload(encoded.kind, encoded.data)  # type: ignore[arg-type]

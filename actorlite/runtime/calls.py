@@ -444,6 +444,19 @@ def find_sink(runtime: ProcessRuntime, sink: Any, num_returns: int) -> tuple[int
     return number, None, sink
 
 
+def begin_quickly(call: Outbound, ref: ObjectRef[Any], quota: RoomQuota, size: int, origin: Submitted | None) -> None:
+    """Take room, and bind and `begin` a call that waits for nothing, holds nothing and has no deadline."""
+    call.begun = True
+    call.quota = quota
+    call.size = size
+    quota.calls += 1  # `take`, on the path of most calls
+    quota.bytes += size
+    ref._call = call
+    if origin is not None:
+        call.siblings = origin
+        origin.add(call)
+
+
 def bind_call(sink: Any, call: Outbound) -> None:
     """Let `al.cancel` find the call: by its reference, or by the call that submitted it."""
     scope = current_call.get()

@@ -27,10 +27,12 @@ class Watch:
     It holds no reference. Its loop is the one on which the references change, so that the count is never late.
     """
 
-    __slots__ = ("loop", "value", "here", "notify")
+    __slots__ = ("loop", "in_loop", "value", "here", "notify")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, value: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, in_loop: Callable[[], bool], value: bool) -> None:
         self.loop = loop
+        self.in_loop = in_loop
+        """Whether this is its thread."""
         self.value = value
         self.here = 0
         self.notify: Callable[[], object] | None = None
@@ -44,7 +46,7 @@ class Watch:
         """End the subscriptions; `refs` is what is left of the list. From any thread."""
         if not refs:
             return
-        if not refs[0].runtime.in_loop():
+        if not self.in_loop():
             # The list may have been dropped by a thread, or by a program that has closed its loop.
             with contextlib.suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(self.close, list(refs))
@@ -88,7 +90,7 @@ class Pending(list[ObjectRef[T]]):
         """Subscribe to all, for whoever waits; None where that is not to be had: references of another loop."""
         if not all(ref.runtime.loop is loop for ref in self):
             return None
-        watch = Watch(loop, value)
+        watch = Watch(loop, self[0].runtime.in_loop, value)
         for ref in self:
             ref._subscribe_waker(watch.arrived, value=value)
         return watch

@@ -15,7 +15,7 @@ from actorlite.definitions import FunctionDefinition, MethodDefinition
 from actorlite.errors import PendingCallsLimitExceeded
 from actorlite.options import STREAMING, MethodOptions, TaskOptions
 from actorlite.propagation import anything_travels, registered
-from actorlite.runtime.calls import Outbound, StructuredResult, Submitted, await_structured, bind_call
+from actorlite.runtime.calls import Outbound, StructuredResult, await_structured, bind_call
 from actorlite.runtime.nearby import IMMUTABLE, MUST_SEND
 from actorlite.runtime.room import RoomQuota, take_turn, wake
 from actorlite.runtime.streams import OwnStream, streaming, window_of
@@ -207,7 +207,8 @@ SPECIAL: Any = object()
 
 def origin_of(runtime: ProcessRuntime, args: tuple[Any, ...]) -> Any:
     """Where a call comes from that is made here and now with nothing special about it: it is one of those that another
-    call has submitted, or no call did. `SPECIAL` where more must go with it, or a look at its arguments is needed."""
+    call has `Submitted`, or None: no call did. `SPECIAL` where more must go with it, or a look at its arguments is
+    needed."""
     if not runtime.in_loop() or runtime.gone or current_trace.get():
         return SPECIAL
     for value in args:
@@ -216,5 +217,4 @@ def origin_of(runtime: ProcessRuntime, args: tuple[Any, ...]) -> Any:
     scope = current_call.get()
     if scope is None:
         return SPECIAL if registered else None
-    children = scope.children
-    return children if type(children) is Submitted and not anything_travels() else SPECIAL
+    return SPECIAL if anything_travels() else scope.children

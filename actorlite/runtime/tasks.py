@@ -28,6 +28,7 @@ from actorlite.runtime.calls import (
     Outbound,
     StructuredResult,
     attempted,
+    begin_quickly,
     encode_arguments,
     envelope_now,
     fail_with,
@@ -232,7 +233,7 @@ class LeaseGroup:
         if pool.queue or following is not None:
             if following is not None:
                 self._send(lease, following)
-            if following is None or len(pool.queue) <= pool.max_requests:
+            if following is None or pool.waiting <= pool.max_requests:
                 self.pump()
         elif self._timer is None and not self.runtime.closing:
             self._timer = self.runtime.loop.call_later(LINGER_S, self._linger_over)
@@ -400,15 +401,8 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
         ref: ObjectRef[Any] = ObjectRef(runtime, number)
         envelope = None if origin is None else origin.envelope
         call = TaskOut(runtime, number, definition.name, ref, encoded, (), envelope)
-        if origin is not None:
-            call.siblings = origin
-            origin.add(call)
         call.set_out(blob, options, self._group(ONE_CPU))
-        call.size = size
-        call.quota = quota
-        call.begun = True
-        ref._call = call
-        quota.take(size)
+        begin_quickly(call, ref, quota, size, origin)
         call.group.submit(call)
         return ref
 

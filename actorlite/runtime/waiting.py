@@ -264,5 +264,6 @@ def _subscribed(refs: Sequence[ObjectRef[Any]], countdown: _Countdown, *, value:
         yield
     finally:
         for arrival, ref in zip(arrivals, refs, strict=False):
-            if ref._waiters is not None:  # most have arrived
+            # Most have arrived. On another loop the subscription may still be on its way, and what ends it follows it.
+            if ref._waiters is not None or ref.runtime.loop is not loop:
                 ref._unsubscribe(arrival)

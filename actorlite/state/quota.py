@@ -22,7 +22,7 @@ class Quota(Generic[W]):
         self.calls = 0
         self.bytes = 0
         self.posted = 0
-        """Calls of other threads on their way here: under a lock of whoever posts."""
+        """Calls of other threads on their way here: changed under a lock of whoever posts."""
         self.waiting: dict[W, int] | None = None
         """In order, with the size of each; None when nobody waits."""
 

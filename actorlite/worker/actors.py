@@ -103,14 +103,16 @@ class ActorShelf:
         if self._actors.pop(actor.id, None) is None:
             return
         text = f"it left with al.exit_actor() in {actor.class_name}"
-        self._reject_waiting(actor, text)
-        self.turns.take_back(actor, text)
+        self._begin_no_more(actor, text)
         self.endings.begin(actor, text, left=True)
 
     async def stop(self, peer: Peer, body: StopActor) -> Yes:
         """Handler: end an actor now; gracefully with `on_stop`, else at once."""
         actor = self._actors.pop(body.target, None)
         if actor is None and body.graceful:
+            ending = self.endings.ending.get(body.target)
+            if ending is not None:
+                self._begin_no_more(ending.actor, "it was stopped")
             return Yes(await self.endings.hurry(body.target))
         if actor is None:
             ending = self.endings.ending.get(body.target)
@@ -119,7 +121,7 @@ class ActorShelf:
             self._forget(ending.actor, "it was killed")
             return Yes(self.endings.drop(ending.actor))
         if body.graceful:
-            self._reject_waiting(actor, "it was stopped")
+            self._begin_no_more(actor, "it was stopped")
             self.endings.begin(actor, "it was stopped")
             return Yes(await self.endings.hurry(actor.id) or True)
         self._forget(actor, "it was killed", restarts=body.restarts)
@@ -176,6 +178,11 @@ class ActorShelf:
     def _reject_waiting(self, actor: HostedActor, text: str) -> None:
         for call in actor.mailbox.withdraw(lambda each: True):
             self._worker.runner.deliver(call, call.rejection(ACTOR_DIED, text))
+
+    def _begin_no_more(self, actor: HostedActor, text: str) -> None:
+        """Only what runs goes on: not what waits, nor what is queued in a thread."""
+        self._reject_waiting(actor, text)
+        self.turns.take_back(actor, text)
 
     def _forget(self, actor: HostedActor, text: str, *, restarts: bool = False) -> None:
         """Answer what is waiting and what runs; coroutines are cancelled, threads cannot be."""

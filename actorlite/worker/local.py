@@ -58,7 +58,9 @@ class LocalCall(RunningCall):
         self.number = 0
         scope = current_call.get()
         self.hops = (
-            () if scope is None else (*scope.chain, Hop(scope.info.actor_id or "", scope.info.task_id))[-MAX_CHAIN:]
+            ()
+            if scope is None
+            else (*scope.chain, Hop(scope.actor_id or "", scope.task_id, scope.function_name))[-MAX_CHAIN:]
         )
 
     @property

@@ -70,6 +70,7 @@ class Manner:
 
 
 PLAIN = Manner()
+_creating = threading.Lock()
 EXIT_NOTED_S = 10.0
 """How long a thread waits for its loop to note that the actor ends."""
 
@@ -132,7 +133,7 @@ class RunningCall(ABC):
     deadline: float | None
     """When it must have ended, on the loop's clock."""
     chained: bool
-    """For its mailbox."""
+    """Whether its mailbox counts it as one of the chain."""
     _children: Submitted | None
 
     @property
@@ -180,7 +181,10 @@ class RunningCall(ABC):
         """The calls that it submitted and that have not ended."""
         children = self._children
         if children is None:
-            children = self._children = Submitted(self.task_id)
+            with _creating:  # several threads may be at work for the call
+                children = self._children
+                if children is None:
+                    children = self._children = Submitted(self.task_id)
         return children
 
     @abstractmethod

@@ -239,7 +239,10 @@ class _Zygote:
                 flags = socket.MSG_DONTWAIT
                 match wire.decode_request(packet):
                     case wire.ForkRequest(process, packed):
-                        forks.append((process, msgspec.msgpack.decode(packed, type=WorkerSpec)))
+                        try:
+                            forks.append((process, msgspec.msgpack.decode(packed, type=WorkerSpec)))
+                        except msgspec.MsgspecError as error:
+                            _tell(self._channel, wire.ForkFailed(process, str(error)))
                     case wire.KillRequest(process):
                         # Of a worker whose `Forked` was sent: none of those that are yet to be forked.
                         self._kill(process)

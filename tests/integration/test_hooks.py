@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import threading
+from typing import Any, ClassVar
 
 import pytest
 
 import actorlite as al
-from actorlite.errors import ActorDiedError
+from actorlite.errors import ActorDiedError, Outcome
 from actorlite.testing.cluster import local_cluster
 
 pytestmark = pytest.mark.asyncio
@@ -62,6 +63,55 @@ async def test_on_stop_runs_while_a_call_does_not_end(scheme: str, gate: Any) ->
     with pytest.raises(ActorDiedError):
         await running
     await gate.arrived()
+
+
+class Busy(al.Actor):
+    """In this process: what its threads do is steered and seen from the test."""
+
+    begun: ClassVar[list[int]]
+    begins: ClassVar[threading.Semaphore]
+    ends: ClassVar[threading.Semaphore]
+    release: ClassVar[threading.Event]
+
+    @al.method
+    def work(self, number: int) -> int:
+        self.begun.append(number)
+        self.begins.release()
+        self.release.wait(10)
+        self.ends.release()
+        return number
+
+    async def on_stop(self) -> None:
+        begun = len(self.begun)
+        self.release.set()
+        for _ in range(begun):
+            await asyncio.to_thread(self.ends.acquire, timeout=10)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("ending", [False, True], ids=["alive", "ending already"])
+async def test_what_is_queued_in_threads_does_not_begin_once_the_actor_stops(
+    scheme: str, at_once: int, ending: bool
+) -> None:
+    Busy.begun, Busy.release = [], threading.Event()
+    Busy.begins, Busy.ends = threading.Semaphore(0), threading.Semaphore(0)
+    async with local_cluster(scheme=scheme):
+        busy = Busy.options(max_concurrency=at_once).remote()
+        refs = [busy.work.remote(number) for number in range(8)]
+        for _ in range(at_once):
+            assert await asyncio.to_thread(Busy.begins.acquire, timeout=10)
+        if ending:
+            terminated = asyncio.ensure_future(al.terminate(busy))
+            await asyncio.sleep(0)
+    if ending:
+        await asyncio.wait([terminated])
+        terminated.exception()
+    assert Busy.begun == list(range(at_once))
+    for ref in refs[at_once:]:
+        with pytest.raises(ActorDiedError) as died:
+            await ref
+        assert died.value.outcome is Outcome.NOT_EXECUTED
+    await asyncio.gather(*refs[:at_once], return_exceptions=True)
 
 
 async def test_on_stop_does_not_run_when_killed(cluster: al.Session, gate: Any) -> None:

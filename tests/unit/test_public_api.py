@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -44,6 +46,32 @@ def test_the_package_shows_nothing_else() -> None:
     modules = {name for name in shown if isinstance(getattr(actorlite, name), types.ModuleType)}
     assert shown - modules == MODULES["actorlite"] - modules
     assert list(actorlite.__all__) == sorted(actorlite.__all__)
+
+
+def test_the_first_use_of_a_name_loads_what_is_public_and_keeps_what_was_set_before() -> None:
+    program = """
+import sys, actorlite as al
+assert "actorlite.interface" not in sys.modules and "asyncio" not in sys.modules
+al.get = "mine"
+assert al.errors.__name__ == "actorlite.errors" and "actorlite.interface" not in sys.modules
+assert callable(al.put) and al.get == "mine"
+assert {"remote", "errors"} <= set(dir(al)) and al.get == "mine"
+from actorlite import *
+assert remote is al.remote
+for use in (lambda: al.nonsense, lambda: al.__wrapped__):
+    try:
+        use()
+    except AttributeError as error:
+        assert "module 'actorlite' has no attribute" in str(error)
+    else:
+        raise AssertionError
+try:
+    from actorlite import nonsense
+except ImportError:
+    print("fine")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "fine\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class StreamConnection(asyncio.BufferedProtocol):
         self._direct: socket.socket | None = None
         """The socket once more, for `send_from_thread`."""
         self._rest: memoryview | None = None
-        """What the kernel did not take of a message from a thread; goes before everything else."""
+        """What the kernel did not take of a message past the transport; goes before everything else."""
 
     def __repr__(self) -> str:
         state = "open" if self._open else "ended" if self._ended else "closing"
@@ -105,7 +105,9 @@ class StreamConnection(asyncio.BufferedProtocol):
         False when it is not sent, because something else is queued before it or the connection has ended: then it must
         go through `send`. Saves waking the loop only to write a few bytes.
         """
-        return not self._queue and self._write_now(b"".join(encode_frame(parts)), self._write_copy)
+        if self._queue or not self._open:
+            return False
+        return self._write_now(b"".join(encode_frame(parts)), self._write_copy)
 
     def _write_now(self, data: bytes, write: Callable[[bytes], int]) -> bool:
         """Write past the transport; False when something else must go first, or `write` cannot."""

@@ -203,8 +203,11 @@ async def test_a_changed_list_is_checked_again() -> None:
             await wait(pending)
     _, pending = await wait(each, timeout=0)
     list.append(pending, 3)
+    list.insert(pending, 0, 3)
     with pytest.raises(TypeError):
         await wait(pending)
+    del pending
+    assert subscriptions(each) == 0
     with pytest.raises(ValueError, match="num_returns"):
         await wait((await wait(each, timeout=0))[1], num_returns=4)
 

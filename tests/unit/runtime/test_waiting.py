@@ -254,6 +254,22 @@ async def test_another_loop_may_wait() -> None:
     assert await waiting == [1, 2]
 
 
+async def test_another_loop_leaves_no_subscription_where_it_did_not_wait_for_an_answer() -> None:
+    (a,) = refs(FakeRuntime(), 1)
+
+    async def poll() -> None:
+        for _ in range(20):
+            with pytest.raises(GetTimeoutError):
+                await al.get([a], timeout=0)
+
+    # This loop does not run meanwhile: what the other one asks of it comes when that one no longer waits.
+    polling = threading.Thread(target=asyncio.run, args=(poll(),))
+    polling.start()
+    polling.join()
+    await asyncio.sleep(0)
+    assert waiters(a) == [None]
+
+
 async def test_sync_blocks_a_thread() -> None:
     a, b = refs(FakeRuntime(), 2)
     waiting = in_thread(lambda: (al.sync.get([a, b]), al.sync.get(a), al.sync.wait([a, b], num_returns=2)))
