@@ -45,19 +45,19 @@ class ActorLink(Protocol):
         """A word of `state/actors.py`: `"PENDING_CREATION"`, `"ALIVE"`, `"DEAD"`, ..."""
         ...
 
-    def call(self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
+    def call(self, what: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
         """Submit; returns an `ObjectRef` (a list of them for `num_returns` above 1, None for 0)."""
 
-    async def run(self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
+    async def run(self, what: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
         """Structured call: the value itself; cancelling the awaiting task cancels the remote work."""
 
     def open_stream(
-        self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions, *, structured: bool
+        self, what: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions, *, structured: bool
     ) -> StreamSource:
         """Call a generator."""
         ...
 
-    async def submit(self, method: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
+    async def submit(self, what: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
         """`call` that waits for room instead of raising `PendingCallsLimitExceeded`."""
 
 
