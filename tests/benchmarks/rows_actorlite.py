@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import statistics
 import subprocess
 import sys
 import time
@@ -371,6 +369,7 @@ def loaded_dependencies() -> list[str]:
 
 def import_times() -> dict[str, float]:
     """Medians of three readings, taken in turn so that all three rows meet the same machine."""
+    import statistics  # not at the top: with what it imports it takes memory in the process whose memory is a row
     # Not `actorlite`, which imports next to nothing before its first name is used.
     sets = {IMPORT: ["actorlite.interface"], IMPORT_LOADED: loaded_dependencies(), IMPORT_CORE: CORE_DEPENDENCIES}
     readings: dict[str, list[float]] = {name: [] for name in sets}
@@ -385,9 +384,11 @@ async def imports() -> Mapping[str, float]:
 
 
 def version() -> str:
+    from importlib import metadata  # as `statistics`
+
     try:
-        return importlib.metadata.version("actorlite")
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version("actorlite")
+    except metadata.PackageNotFoundError:
         return "(not installed)"
 
 
