@@ -7,7 +7,6 @@ reflected. Nothing but these small typed messages is decoded before both proofs 
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import sys
 
@@ -115,4 +114,4 @@ def _transcript(connecting: Identity, accepting: Identity, nonce_c: bytes, nonce
 
 
 def _proof(token: bytes, side: bytes, transcript: bytes) -> bytes:
-    return hmac.new(token, b"actorlite " + side + b"\0" + transcript, hashlib.sha256).digest()
+    return hmac.digest(token, b"actorlite " + side + b"\0" + transcript, "sha256")
