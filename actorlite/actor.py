@@ -7,7 +7,6 @@ lives in another process.
 from __future__ import annotations
 
 import copyreg
-import difflib
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from typing import (
 
 from actorlite.context import ActorLink, Runtime, find_runtime
 from actorlite.definitions import ActorDefinition, CallKind, MethodDefinition
+from actorlite.loading import nearest
 from actorlite.methods import BoundGenerator, BoundMethod, Method, bound_method, show_actor
 from actorlite.options import (
     DEFAULT_GROUP,
@@ -371,10 +371,8 @@ def _no_attribute(definition: ActorDefinition, name: str) -> AttributeError:
             f"{definition.name}.{name} is not a method to call through a handle: it is an attribute, whose value is in "
             f"another process; write a method that returns the value"
         )
-    near = difflib.get_close_matches(name, definition.methods, n=1)
-    hint = (
-        f"did you mean {near[0]!r}?" if near else f"its methods are {', '.join(sorted(definition.methods)) or 'none'}"
-    )
+    near = nearest(name, definition.methods)
+    hint = f"did you mean {near!r}?" if near else f"its methods are {', '.join(sorted(definition.methods)) or 'none'}"
     return AttributeError(
         f"actor {definition.name} has no method {name!r}; {hint} (attributes of an actor cannot be read from outside)"
     )

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -30,7 +29,7 @@ from actorlite.pages import before_fork, give_back_zeros
 from actorlite.transport import get_transport
 from actorlite.wire import launch as wire
 from actorlite.wire.zygote import ZygoteConfig
-from actorlite.worker.zygote import ZygoteProcess, fork_zygote
+from actorlite.worker.zygote import ZygoteProcess, fork_zygote, remove_directory
 
 STDERR = 2
 END_CHILDREN_WITHIN_S = 1.5
@@ -72,7 +71,7 @@ def main(control_fd: int, stderr_fd: int) -> NoReturn:
         proctree.kill_all_children(END_CHILDREN_WITHIN_S)
         if directory:
             # The zygote's duty, unless it was killed.
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_directory(directory)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

@@ -7,12 +7,12 @@ behaviour is refused, never ignored.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar
 
+from actorlite.loading import nearest
 from actorlite.resources import to_units
 
 if TYPE_CHECKING:
@@ -575,6 +575,6 @@ def _merged(options: _O, kind: _Kind, keywords: Mapping[str, Any]) -> _O:
 def _unknown(kind: _Kind, name: str) -> TypeError:
     if name == "session":
         return TypeError("option session is given per call: .options(session=session)")
-    matches = difflib.get_close_matches(name, kind.rules, n=1)
-    hint = f"did you mean {matches[0]!r}?" if matches else f"known are {', '.join(sorted(kind.rules))}"
+    near = nearest(name, kind.rules)
+    hint = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(kind.rules))}"
     return TypeError(f"unknown option {name!r} for {kind.noun}; {hint}")

@@ -47,9 +47,10 @@ def preload(config: ZygoteConfig) -> tuple[Entry, float]:
 
 def adopt_path(sys_path: Sequence[str], cwd: str) -> None:
     """Look for modules where the driver does, then where this process did; work in the driver's directory."""
+    if sys.path[: len(sys_path)] != list(sys_path):
+        sys.path[:] = [*sys_path, *(entry for entry in sys.path if entry not in sys_path)]
     if cwd:
         os.chdir(cwd)
-    sys.path[:] = [*sys_path, *(entry for entry in sys.path if entry not in sys_path)]
 
 
 def _import(name: str) -> None:

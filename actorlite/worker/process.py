@@ -21,13 +21,6 @@ the loop from 49 000 to 262 round trips per second; with this, to 7 700.
 def run_worker(spec: WorkerSpec) -> None:
     """Serve until the node is gone. Returns when it is; whatever still runs ends with the process."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    known = set(sys.path)
-    sys.path[:0] = [entry for entry in spec.sys_path if entry not in known]
-    if spec.cwd:
-        try:
-            os.chdir(spec.cwd)
-        except OSError as error:
-            print(f"actorlite: cannot use the driver's directory {spec.cwd}: {error}", file=sys.stderr)
     # No `asyncio.Runner`: nothing is to be cancelled and closed at the end, which is the end of the process.
     loop = loop_factory(spec.loop)()
     give_back_zeros(loop)

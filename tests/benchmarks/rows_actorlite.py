@@ -370,6 +370,7 @@ def loaded_dependencies() -> list[str]:
 def import_times() -> dict[str, float]:
     """Medians of three readings, taken in turn so that all three rows meet the same machine."""
     import statistics  # not at the top: with what it imports it takes memory in the process whose memory is a row
+
     # Not `actorlite`, which imports next to nothing before its first name is used.
     sets = {IMPORT: ["actorlite.interface"], IMPORT_LOADED: loaded_dependencies(), IMPORT_CORE: CORE_DEPENDENCIES}
     readings: dict[str, list[float]] = {name: [] for name in sets}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from actorlite.errors import WorkerStartError
 from actorlite.host import ProcessHandle, Spawner
+from actorlite.worker.zygote import remove_directory
 
 pytestmark = pytest.mark.asyncio
 
@@ -324,3 +326,20 @@ async def test_a_specification_that_is_too_large_is_refused(nursery):
 def _module(nursery, name: str, text: str) -> tuple[str, ...]:
     (nursery.tmp_path / f"{name}.py").write_text(text)
     return (str(nursery.tmp_path), str(Path(__file__).parent))
+
+
+async def test_a_directory_is_removed_with_all_that_is_in_it_and_nothing_else(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    session = tmp_path / "session"
+    (session / "deep" / "deeper").mkdir(parents=True)
+    (session / "file").touch()
+    (session / "deep" / "file").touch()
+    (session / "link").symlink_to(elsewhere)
+    (session / "deep" / "gone").symlink_to(tmp_path / "nowhere")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(session / "s"))
+    remove_directory(str(session))
+    assert not session.exists() and (elsewhere / "precious").exists()
+    remove_directory(str(session))
