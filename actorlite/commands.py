@@ -49,7 +49,8 @@ def start(address: str | None, num_cpus: float | None, preload: tuple[str, ...],
     else:
         node = _run(shared_node.start(place, wanted))
         click.echo(f"node started: pid {node.pid}, address {node.address}, log {place.log}")
-        click.echo(f'attach with al.init("{"auto" if place.is_default else node.address}"), end with actorlite stop')
+        address, option = ("auto", "") if place.is_default else (node.address, f" --address {node.address}")
+        click.echo(f'attach with al.init("{address}"), end with actorlite stop{option}')
 
 
 @commands.command()

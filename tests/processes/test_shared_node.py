@@ -96,7 +96,7 @@ def test_start_use_and_stop(place: Path) -> None:
     started = done("start", "--num-cpus", "3", "--preload", "colorsys")
     directory = place / f"actorlite-{os.getuid()}" / "default"
     assert f"address uds://{directory}/node.sock" in started
-    assert 'al.init("auto")' in started
+    assert 'attach with al.init("auto"), end with actorlite stop\n' in started
     assert directory.stat().st_mode & 0o777 == 0o700
     assert (directory / "token").stat().st_mode & 0o777 == 0o600
     shown = done("status")
@@ -158,7 +158,8 @@ def test_a_directory_of_something_else_is_left_alone(place: Path) -> None:
 
 def test_an_address_of_ones_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"uds://{place}/mine/node.sock"
-    done("start", "--address", address)
+    started = done("start", "--address", address)
+    assert f'attach with al.init("{address}"), end with actorlite stop --address {address}' in started
     assert "no node runs" in refused("status")
     monkeypatch.setenv("ACTORLITE_ADDRESS", address)
     assert address in done("status")
