@@ -47,12 +47,19 @@ class Worker(al.Actor):
         return int(await other.back(itself, never, gate))
 
     async def back(self, caller: Any, never: Any, gate: Any) -> int:
-        caller.note.remote(never[0])
+        self.behind = caller.note.remote(never[0])
         pending = until_open.remote(gate, 7)
         call = asyncio.ensure_future(caller.note(pending))
         await asyncio.sleep(0)
         gate.open()
         return int(await call)
+
+    async def cancelled_behind(self) -> bool:
+        try:
+            await self.behind
+        except TaskCancelledError:
+            return True
+        return False
 
     async def note(self, number: Any) -> int:
         self.ran.append(number)
@@ -313,6 +320,7 @@ async def test_what_an_actor_waits_for_does_not_wait_behind_what_waits_longer(cl
     never = hold_task.remote(gate)
     assert await asyncio.wait_for(first.through(first, second, [never], gate), 20) == 7
     await al.cancel(never)
+    assert await second.cancelled_behind()
 
 
 async def test_calls_are_made_though_nobody_holds_what_comes_of_them(cluster: al.Session, gate: Any) -> None:
