@@ -400,6 +400,8 @@ def block_on(future: concurrent.futures.Future[T_co], timeout: float | None) -> 
         return future.result(timeout)
     scope.blocks_on(future)
     try:
+        if scope.cancelled:  # whatever came of what it would wait for
+            raise asyncio.CancelledError("the call was cancelled before it waited")
         return future.result(timeout)
     except concurrent.futures.CancelledError:
         raise asyncio.CancelledError("the call was cancelled while it waited") from None

@@ -479,3 +479,21 @@ def test_a_write_past_the_transport_that_fails_is_left_to_it(run, directory, mon
         await listener.aclose()
 
     run(main)
+
+
+@pytest.mark.parametrize("passes", range(4))
+def test_what_is_accepted_while_the_listener_closes_is_closed_too(run, directory, passes):
+    async def main():
+        await (await listen(directory / "s")).aclose()  # with its first listener libuv opens a descriptor to keep
+        open_before = len(os.listdir("/proc/self/fd"))
+        listener = await listen(directory / "s")
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(directory / "s"))
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            await listener.aclose()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(os.listdir("/proc/self/fd")) == open_before
+
+    run(main)

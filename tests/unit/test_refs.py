@@ -8,14 +8,14 @@ import copy
 import gc
 import pickle
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from actorlite.context import current_call
 from actorlite.errors import BlockingCallError, TaskCancelledError
 from actorlite.ids import ObjectId
-from actorlite.refs import ELSEWHERE, Failure, ObjectRef
+from actorlite.refs import ELSEWHERE, Failure, ObjectRef, block_on
 
 pytestmark = pytest.mark.asyncio
 
@@ -383,3 +383,21 @@ async def test_references_are_equal_by_id() -> None:
 async def test_outside_a_call_a_reference_is_not_copied(again: Any) -> None:
     with pytest.raises(TypeError, match="cannot be pickled outside a call"):
         again(own())
+
+
+async def test_a_cancelled_call_does_not_wait_whatever_came_of_what_it_waits_for() -> None:
+    noted: list[Any] = []
+
+    class Cancelled:
+        cancelled = True
+        blocks_on = blocks_no_more = noted.append
+
+    failed: concurrent.futures.Future[int] = concurrent.futures.Future()
+    failed.set_exception(ValueError("it was cancelled with the call"))
+    before = current_call.set(cast(Any, Cancelled))
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            block_on(failed, 1)
+    finally:
+        current_call.reset(before)
+    assert noted == [failed, failed]

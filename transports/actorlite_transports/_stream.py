@@ -329,21 +329,31 @@ class StreamListener:
         try:
             await server.start_serving()
         except BaseException:
-            self._close()
+            self._close_server(server)
             raise
         return self
 
     async def aclose(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._closed or self._server is None:
+        server = self._server
+        if self._closed or server is None:
             return
+        self._closed = True
+        try:
+            # What asyncio has accepted it attaches to the server in its next pass. When that is closed by then, an
+            # assertion fails there, in silence, and the socket is left open.
+            loop = asyncio.get_running_loop()
+            for each in server.sockets:
+                loop.remove_reader(each.fileno())
+            await asyncio.sleep(0)
+        finally:
+            self._close_server(server)
+
+    def _close_server(self, server: asyncio.Server) -> None:
         self._closed = True
         if self._at_close is not None:
             self._at_close()
         # Not `wait_closed`: since Python 3.12 it waits for the connections too, which live on.
-        self._server.close()
+        server.close()
 
     def _attach(self, connection: StreamConnection, transport: asyncio.Transport) -> Sink | None:
         if self._closed:
