@@ -67,6 +67,13 @@ class StderrTee:
             return "\n".join(text[crash:].splitlines()[:TAIL_LINES])
         return "\n".join(text.splitlines()[-TAIL_LINES:])
 
+    def pass_on_all(self) -> None:
+        """What the workers have said so far, before they are ended: what came before a result is seen, too."""
+        for pipe in self._tails:
+            left = DRAIN_BYTES
+            while left > 0 and (chunk := self._copy(pipe)):
+                left -= len(chunk)
+
     def close_all(self) -> None:
         """In a new worker: the pipes of the others are not its business."""
         for pipe in self._tails:

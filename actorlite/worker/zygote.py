@@ -234,6 +234,7 @@ class _Zygote:
             for fd, _ in self._poll.poll():
                 if fd == channel:
                     if not self._read_requests():
+                        self._tee.pass_on_all()
                         return
                 elif fd == self._signals:
                     self._reap()
