@@ -8,10 +8,30 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import types
 import mmap
 import sys
+import types
+from collections.abc import Collection
 
 MADV_DONTNEED = 4
+IMMORTAL = 0xFFFF_FFFF
+"""The reference count of objects that count nothing, in CPython 3.12 and 3.13 (PEP 683)."""
+ADDRESSES = 1 << 48
+CALLED = frozenset(
+    (
+        types.BuiltinFunctionType,
+        types.FunctionType,
+        types.GetSetDescriptorType,
+        types.MemberDescriptorType,
+        types.MethodDescriptorType,
+        types.WrapperDescriptorType,
+        classmethod,
+        property,
+        staticmethod,
+    )
+)
 
 LARGEST_SMALL_OBJECT = 512
 ALIGNMENT = 16
@@ -33,6 +53,40 @@ def before_fork() -> None:
     """
     gc.freeze()
     sys._clear_type_cache()
+
+
+def make_immortal(packages: Collection[str]) -> int:
+    """Let nobody count references to the classes and functions of these packages; returns how many objects that were.
+
+    A forked process does not write to their pages then when it calls them: a tenth of a worker's memory and of the time
+    that it takes to start. They stay for ever, as do what their closures and defaults hold. PEP 683 has this use in
+    mind but gives no function for it. Where None is not counted in this way (Python 3.11, and builds with another
+    layout) nothing happens.
+    """
+    if ctypes.c_uint32.from_address(id(None)).value != IMMORTAL or sys.getrefcount(None) != IMMORTAL:
+        return 0
+    # Writing through a view of all memory takes a fifth of the time of an object of ctypes for each count.
+    counts = memoryview((ctypes.c_uint32 * (ADDRESSES // 4)).from_address(0)).cast("B").cast("I")
+    called = _what_is_called(packages)
+    for each in called:
+        counts[id(each) // 4] = IMMORTAL
+    return len(called)
+
+
+def _what_is_called(packages: Collection[str]) -> list[object]:
+    """What looking up and calling something in these packages touches; functions come once for each name they have."""
+    modules = [
+        module
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in packages and isinstance(module, types.ModuleType)
+    ]
+    classes = {each for module in modules for each in vars(module).values() if isinstance(each, type)}
+    found: list[object] = [*modules, *map(vars, modules), *classes, *(cls.__mro__ for cls in classes)]
+    for owner in (*modules, *classes):
+        called = [each for each in vars(owner).values() if type(each) in CALLED]
+        found += called
+        found += [each.__code__ for each in called if type(each) is types.FunctionType]
+    return found
 
 
 def fill_holes() -> list[object]:
@@ -72,3 +126,71 @@ def give_back_zeros(instance: object) -> int:
             given += address - run
         run = address + page
     return given
+
+
+def immortalize() -> int:
+    if sys.version_info < (3, 12) or os.environ.get("IMM") == "0":
+        return 0
+    mode = os.environ.get("IMM", "1")
+    todo = []
+    F = types.FunctionType
+    b = frozenset(
+        [
+            types.BuiltinFunctionType,
+            types.MethodDescriptorType,
+            types.WrapperDescriptorType,
+            types.GetSetDescriptorType,
+            types.MemberDescriptorType,
+            property,
+            staticmethod,
+            classmethod,
+        ]
+    )
+    seen = set()
+    PK = os.environ.get("PK", "").split(",")
+
+    def fun(o):
+        todo.append(o)
+        c = o.__code__
+        todo.append(c)
+        if "c" in mode:
+            todo.extend(c.co_consts)
+            todo.append(o.__qualname__)
+
+    def cls(o):
+        if o in seen:
+            return
+        seen.add(o)
+        todo.append(o)
+        todo.append(o.__mro__)
+        for v in vars(o).values():
+            k = type(v)
+            if k is F:
+                fun(v)
+            elif k in b:
+                todo.append(v)
+
+    for name, m in list(sys.modules.items()):
+        if PK != [""] and name.partition(".")[0] not in PK:
+            continue
+        if m is None:
+            continue
+        try:
+            d = m.__dict__
+        except Exception:
+            continue
+        todo.append(d)
+        todo.append(m)
+        for v in d.values():
+            k = type(v)
+            if k is F:
+                fun(v)
+            elif k in b:
+                todo.append(v)
+            elif isinstance(v, type):
+                cls(v)
+    mv = memoryview((ctypes.c_uint32 * (1 << 46)).from_address(0)).cast("B").cast("I")
+    v = 0xFFFFFFFF
+    for o in todo:
+        mv[id(o) >> 2] = v
+    return len(todo)

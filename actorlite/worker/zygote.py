@@ -30,7 +30,7 @@ import msgspec
 
 from actorlite import proctree
 from actorlite.host import ExitReport, WorkerSpec
-from actorlite.pages import before_fork, fill_holes
+from actorlite.pages import before_fork, fill_holes, make_immortal
 from actorlite.wire import zygote as wire
 from actorlite.worker.preload import Entry, PreloadError, adopt_path, preload
 from actorlite.worker.stderr import STDERR, StderrTee
@@ -38,6 +38,11 @@ from actorlite.worker.stderr import STDERR, StderrTee
 END_WITHIN_S = 1.5
 RESEEDED = ("random", "numpy.random", "torch")
 """Their generators would otherwise go on alike in every worker; each has a `seed()` that takes fresh bits."""
+CALLED_BY_WORKERS = frozenset(
+    "actorlite actorlite_transports asyncio _asyncio builtins collections concurrent contextlib contextvars functools"
+    " msgspec os signal socket threading types uvloop weakref".split()
+)
+"""The packages that a worker's start goes through. None of the user's: what is his goes away when he drops it."""
 FORKS_IN_A_ROW = 8
 """How many workers at most before their node hears of the first."""
 WORKER_VARIABLE = "ACTORLITE_WORKER"
@@ -185,6 +190,7 @@ def _prepare(config: wire.ZygoteConfig, channel: socket.socket) -> tuple[Entry, 
         os.dup2(config.stderr, STDERR)
         os.close(config.stderr)
     gc.collect()
+    make_immortal(CALLED_BY_WORKERS)
     filling = fill_holes()
     before_fork()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
