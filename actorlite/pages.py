@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
-import types
 import mmap
 import sys
 import types
@@ -126,71 +124,3 @@ def give_back_zeros(instance: object) -> int:
             given += address - run
         run = address + page
     return given
-
-
-def immortalize() -> int:
-    if sys.version_info < (3, 12) or os.environ.get("IMM") == "0":
-        return 0
-    mode = os.environ.get("IMM", "1")
-    todo = []
-    F = types.FunctionType
-    b = frozenset(
-        [
-            types.BuiltinFunctionType,
-            types.MethodDescriptorType,
-            types.WrapperDescriptorType,
-            types.GetSetDescriptorType,
-            types.MemberDescriptorType,
-            property,
-            staticmethod,
-            classmethod,
-        ]
-    )
-    seen = set()
-    PK = os.environ.get("PK", "").split(",")
-
-    def fun(o):
-        todo.append(o)
-        c = o.__code__
-        todo.append(c)
-        if "c" in mode:
-            todo.extend(c.co_consts)
-            todo.append(o.__qualname__)
-
-    def cls(o):
-        if o in seen:
-            return
-        seen.add(o)
-        todo.append(o)
-        todo.append(o.__mro__)
-        for v in vars(o).values():
-            k = type(v)
-            if k is F:
-                fun(v)
-            elif k in b:
-                todo.append(v)
-
-    for name, m in list(sys.modules.items()):
-        if PK != [""] and name.partition(".")[0] not in PK:
-            continue
-        if m is None:
-            continue
-        try:
-            d = m.__dict__
-        except Exception:
-            continue
-        todo.append(d)
-        todo.append(m)
-        for v in d.values():
-            k = type(v)
-            if k is F:
-                fun(v)
-            elif k in b:
-                todo.append(v)
-            elif isinstance(v, type):
-                cls(v)
-    mv = memoryview((ctypes.c_uint32 * (1 << 46)).from_address(0)).cast("B").cast("I")
-    v = 0xFFFFFFFF
-    for o in todo:
-        mv[id(o) >> 2] = v
-    return len(todo)
