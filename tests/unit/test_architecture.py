@@ -53,6 +53,9 @@ ALLOWED: dict[str, str] = {
     "methods actorlite/worker/inbound.py:InboundCall": "a call as its mailbox, its user code and its answer see it",
     "methods actorlite/state/mailbox.py:Mailbox": "one queue, for those who offer, count, take back and drop calls",
     "file actorlite/wire/messages.py": "the one tagged union, each message beside the others",
+    "class actorlite/state/objects.py:ObjectTable": "a method for each event of an object's life",
+    "methods actorlite/state/objects.py:ObjectTable": "a method for each event of an object's life",
+    "methods actorlite/node/objects.py:NodeStore": "a handler for each message and request of the store",
     "methods actorlite/refs.py:ObjectRef": "a future's whole interface, which asyncio's combinators ask for, and ours",
 }
 """What may exceed a budget or be imported late: `"<budget> <path>:<qualified name>"` to the reason."""
