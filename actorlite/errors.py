@@ -229,6 +229,12 @@ class ObjectLostError(ActorliteError):
     default_outcome = Outcome.EXECUTED
 
 
+class ObjectStoreFullError(ActorliteError):
+    """The node has no room for a value, and none became free in time. The text says who uses what."""
+
+    default_outcome = Outcome.NOT_EXECUTED
+
+
 class OwnerDiedError(ObjectLostError):
     """The process that owned the value ended, and the value with it."""
 

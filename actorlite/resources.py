@@ -10,6 +10,8 @@ from typing import Any
 UNITS_PER_ONE = 10_000
 MAX_QUANTITY = 1e14
 CPU = "CPU"
+MIN_STORE_BYTES = 1 << 20
+"""Of `object_store_memory`."""
 
 
 def to_units(name: str, quantity: float) -> int:
