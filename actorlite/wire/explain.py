@@ -14,6 +14,7 @@ from typing import Any
 
 from actorlite.errors import SerializationError
 from actorlite.wire.pickling import PROTOCOL, Pickler, by_reference, global_names, reduce_special
+from actorlite.wire.registration import registered
 
 MAX_DEPTH = 20
 MAX_TRIALS = 2000
@@ -212,7 +213,9 @@ class _Search:
                 failed = self.visit(child, path + step, (*trail, (step, type_name_of(child))))
                 blamed_inside = blamed_inside or failed
         if not blamed_inside and len(self.offenders) < MAX_OFFENDERS:
-            self.offenders.append(Offender(path, type_name_of(value), reason_of(error), trail))
+            known = registered(type(value))
+            lead = "" if known is None else f"in the serializer registered for {known.cls.__qualname__}: "
+            self.offenders.append(Offender(path, type_name_of(value), lead + reason_of(error), trail))
         return True
 
 
@@ -226,7 +229,10 @@ def _children(value: Any) -> Iterator[tuple[str, object]]:
 
 def _parts(value: Any) -> Iterator[tuple[str, object]]:
     cls = type(value)
-    if cls in (list, tuple):
+    if (known := registered(cls)) is not None:
+        yield ".<serialized>", known.payload_of(value)
+        yield ".<deserializer>", known.deserializer
+    elif cls in (list, tuple):
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
     elif cls in (set, frozenset):
         yield from ((f".<item {_short(item)}>", item) for item in value)
@@ -309,11 +315,11 @@ def _reduced_parts(value: Any) -> Iterator[tuple[str, object]]:
 
 
 def _reduce(value: Any) -> Any:
-    reducer: Callable[[Any], Any] | None = copyreg.dispatch_table.get(type(value))
-    if reducer is not None:
-        return reducer(value)
     special = reduce_special(value)
-    return value.__reduce_ex__(PROTOCOL) if special is NotImplemented else special
+    if special is not NotImplemented:
+        return special
+    reducer: Callable[[Any], Any] | None = copyreg.dispatch_table.get(type(value))
+    return value.__reduce_ex__(PROTOCOL) if reducer is None else reducer(value)
 
 
 def _items(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, object]]:

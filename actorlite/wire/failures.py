@@ -19,6 +19,7 @@ import msgspec
 
 from actorlite.errors import TaskError
 from actorlite.wire.pickling import PROTOCOL, Chunks, Pickler, loads
+from actorlite.wire.registration import registered
 
 MAX_ARGS_TEXT = 1024
 MAX_TRACEBACK_TEXT = 64 * 1024
@@ -196,7 +197,7 @@ class _FailurePickler(Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if hasattr(type(obj), "__actorlite_export__"):
             raise pickle.PicklingError("a reference inside an exception does not travel")
-        if isinstance(obj, BaseException) and _MARK in obj.__dict__:
+        if isinstance(obj, BaseException) and _MARK in obj.__dict__ and registered(type(obj)) is None:
             reduced = obj.__reduce_ex__(PROTOCOL)
             if isinstance(reduced, tuple) and len(reduced) > 2 and isinstance(reduced[2], dict):
                 return (*reduced[:2], _own_state(obj, reduced[2]), *reduced[3:])
@@ -227,6 +228,12 @@ def _describe(error: BaseException, depth: int) -> _Failure:
     carried = _carried(error)
     if carried is not None:
         failure.traceback_text, failure.hops = carried.traceback_text, carried.hops
+    if registered(type(error)) is not None:
+        # It need not come back the same: what the deserializer makes is what the user wants.
+        failure.pickled = _dump(error)
+        if _attempt(lambda: _from_pickle(failure)) is not None:
+            return failure
+        failure.pickled = None
     if isinstance(error, BaseExceptionGroup) and depth < _MAX_GROUP_DEPTH:
         failure.members = [_describe(member, depth + 1) for member in error.exceptions]
         failure.rebuilt = _dump_parts(error, (error.message,))

@@ -22,6 +22,7 @@ from typing import Any, Protocol, cast
 from cloudpickle import cloudpickle as _untyped  # type: ignore[import-untyped]
 
 from actorlite.propagation import reduce_variable
+from actorlite.wire.handlers import UNMET, reducers_of
 from actorlite.wire.importable import bound_object, is_missing, load_global, module_importable
 
 _cloudpickle: Any = _untyped  # it has no types, and most of what is used here is private
@@ -126,8 +127,13 @@ class Pickler(_cloudpickle.Pickler):  # type: ignore[misc]
             reduced = export(obj, self.scope)
             self.scope.handles.append(obj)
             return reduced
-        reducer = _REDUCERS.get(cls)
-        return NotImplemented if reducer is None else reducer(obj)
+        reducer = REDUCERS.get(cls)
+        if reducer is not None:
+            return reducer(obj)
+        if getattr(cls, "__module__", None) in UNMET:
+            meet(cls.__module__)
+            return reduce_special(obj)
+        return NotImplemented
 
     def _function_reduce(self, obj: Any) -> Any:
         bound = bound_object(obj.__module__, obj.__qualname__, obj)
@@ -139,9 +145,16 @@ class Pickler(_cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def reduce_special(obj: object) -> Any:
-    """The reduce value of a type that plain pickle cannot take, such as a cell or a property; else NotImplemented."""
-    reducer = _REDUCERS.get(type(obj))
+    """The reduce value of a type that is not left to plain pickle, such as a cell; else NotImplemented."""
+    reducer = REDUCERS.get(type(obj))
     return NotImplemented if reducer is None else reducer(obj)
+
+
+def meet(module_name: str) -> None:
+    """Install what `handlers` has for types of a module, of which the first is met. Idempotent."""
+    for cls, reducer in reducers_of(module_name).items():
+        REDUCERS.setdefault(cls, reducer)
+    UNMET.pop(module_name, None)
 
 
 def global_names(code: types.CodeType) -> Iterable[str]:
@@ -255,7 +268,7 @@ def _make_view(buffer: Any, view_format: str = "", shape: tuple[int, ...] = ()) 
     return view.cast(view_format, shape) if view_format else view  # type: ignore[call-overload]
 
 
-_REDUCERS: dict[type, Callable[[Any], Any]] = {
+REDUCERS: dict[type, Callable[[Any], Any]] = {
     **_cloudpickle.Pickler._dispatch_table,
     types.CodeType: _reduce_code,
     types.ModuleType: _reduce_module,
@@ -266,3 +279,4 @@ _REDUCERS: dict[type, Callable[[Any], Any]] = {
     typing.TypeVarTuple: _reduce_parameters,
     typing.NewType: _reduce_newtype,
 }
+"""By exact type. What `register_serializer` was told is in it as well."""
