@@ -119,12 +119,17 @@ def arg(ref: ObjectRef[R], /) -> R:
     return cast(R, ref)
 
 
-async def put(value: T) -> ObjectRef[T]:
-    """Store a value and return a reference to it. Waits while there is no room."""
+async def put(value: T, *, timeout: float | None = None) -> ObjectRef[T]:
+    """Store a copy of a value and return a reference to it. The copy is made when this returns, not earlier.
+
+    Values of 100 KiB and more go to the object store of the node. While that has no room this waits: for `timeout`
+    seconds, by default 60. Raises `ObjectStoreFullError` then, which says who uses what, and at once for a value larger
+    than the whole store; `SerializationError` for what cannot be sent.
+    """
     if isinstance(value, ObjectRef):
         raise TypeError(f"put() takes a value, not a reference: {value!r} can be passed on as it is, or in a list")
     runtime = find_runtime()
-    return await _on_loop_of(runtime, runtime.put(value))
+    return await _on_loop_of(runtime, runtime.put(value, timeout))
 
 
 async def cancel(ref: ObjectRef[Any] | ObjectRefStream[Any], *, force: bool = False, recursive: bool = True) -> bool:

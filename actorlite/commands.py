@@ -17,6 +17,7 @@ from rich.table import Table
 
 from actorlite import shared_node
 from actorlite.errors import ActorliteError
+from actorlite.resources import MIN_STORE_BYTES
 
 T = TypeVar("T")
 WIDTH_WHEN_PIPED = 500
@@ -38,11 +39,22 @@ def commands() -> None:
 @address_option
 @click.option("--num-cpus", type=click.FloatRange(min=0), help="What tasks and actors may use. Default: all there are.")
 @click.option("--preload", multiple=True, metavar="MODULE", help="Import it once, for all workers. May be repeated.")
+@click.option("--object-store-memory", type=click.IntRange(min=MIN_STORE_BYTES), help="Bytes for large values.")
+@click.option(
+    "--object-spilling-directory", metavar="PATH", help="Where values go that do not fit; empty: nothing is spilled."
+)
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C; the node ends with this command.")
-def start(address: str | None, num_cpus: float | None, preload: tuple[str, ...], foreground: bool) -> None:
+def start(
+    address: str | None,
+    num_cpus: float | None,
+    preload: tuple[str, ...],
+    object_store_memory: int | None,
+    object_spilling_directory: str | None,
+    foreground: bool,
+) -> None:
     """Start a node daemon, which then runs until `actorlite stop`."""
     place = _place(address)
-    wanted = shared_node.Wanted(num_cpus=num_cpus, preload=preload)
+    wanted = shared_node.Wanted(num_cpus, preload, object_store_memory, object_spilling_directory)
     if foreground:
         reason = _run(_until_stopped(place, wanted))
         click.echo(f"node at {place.address} ended: {reason}")

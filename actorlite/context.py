@@ -98,6 +98,10 @@ class Runtime(Protocol):
         """Whether the calling thread is the one that runs this runtime's loop."""
         ...
 
+    # objects
+    async def list_objects(self) -> Any:
+        """What is in the node's store: an `Objects`."""
+
     # tasks
     def submit(self, definition: FunctionDefinition, args: Args, kwargs: Kwargs, options: TaskOptions) -> Any: ...
 
@@ -147,14 +151,14 @@ class Runtime(Protocol):
         ...
 
     # objects
-    async def put(self, value: Any) -> ObjectRef[Any]: ...
+    async def put(self, value: Any, timeout: float | None = None) -> ObjectRef[Any]: ...
 
     async def cancel(self, ref: ObjectRef[Any] | ObjectRefStream[Any], *, force: bool, recursive: bool) -> bool: ...
 
     def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
         """Start to fetch a reference owned by another process (`value`), or only its readiness. From any thread."""
 
-    def unwrap(self, outcome: Any) -> Any:
+    def unwrap(self, outcome: Any, *, copy: bool = False) -> Any:
         """Decode a value, or raise the error that it carries."""
 
     def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:

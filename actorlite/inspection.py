@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from actorlite.actor import ActorHandle, definition_of
 from actorlite.context import CallInfo, CallScope, Runtime, current_call, find_runtime
 from actorlite.deadlines import current_deadline
@@ -131,3 +133,59 @@ def runtime_context() -> RuntimeContext:
     """What is known about the current session and call. Raises `NoSessionError` without a session."""
     scope = current_call.get()
     return RuntimeContext(find_runtime(), scope)
+
+
+class StoredObjectInfo(Struct, frozen=True):
+    """One value in the store."""
+
+    key: str
+    size: int
+    """Bytes."""
+    owner: str
+    """The process that frees it: `"driver pid 123"`."""
+    place: str
+    """`"being written"`, `"in memory"`, `"in memory, being spilled"`, `"on disk"` or `"on disk, being restored"`."""
+    used_by: tuple[tuple[str, int], ...]
+    """Processes that read or write it now, and how often they have opened it."""
+
+
+class MemoryInfo(Struct, frozen=True):
+    """The object store of the session's node, as it was when it was asked."""
+
+    capacity: int
+    """Bytes."""
+    used: int
+    """Bytes given out; sizes are rounded up to pages."""
+    spilled: int
+    """Bytes on disk."""
+    fragmentation: float
+    """0 when all free memory lies together, towards 1 the more it is scattered."""
+    waiting: int
+    """Requests that wait for room."""
+    objects: tuple[StoredObjectInfo, ...]
+
+
+async def memory() -> MemoryInfo:
+    """What is in the object store of this session's node now, of all its sessions, and who uses it.
+
+    Values below 100 KiB are with their owners, not in the store.
+    """
+    found = await find_runtime().list_objects()
+    names = {process: f"{role} pid {pid}" for process, role, pid in found.processes}
+
+    def name(process: str) -> str:
+        return names.get(process, f"process {process}, which is gone")
+
+    return MemoryInfo(
+        capacity=found.capacity,
+        used=found.used,
+        spilled=found.spilled,
+        fragmentation=found.fragmentation,
+        waiting=found.waiting,
+        objects=tuple(
+            StoredObjectInfo(
+                each.key, each.size, name(each.owner), each.place, tuple((name(who), count) for who, count in each.pins)
+            )
+            for each in found.objects
+        ),
+    )

@@ -21,6 +21,7 @@ from actorlite.api import (
 )
 from actorlite.context import current_trace as traceparent
 from actorlite.deadlines import timeout
+from actorlite.inspection import MemoryInfo, StoredObjectInfo, memory
 from actorlite.methods import BoundGenerator, BoundMethod, method
 from actorlite.options import Mailbox
 from actorlite.propagation import propagate
@@ -28,6 +29,7 @@ from actorlite.refs import ObjectRef
 from actorlite.session import Session, init, shutdown
 from actorlite.streams import ObjectRefStream, ValueStream
 from actorlite.task import RemoteFunction, RemoteGenerator
+from actorlite.wire.registration import deregister_serializer, register_serializer
 
 __all__ = [
     "Actor",
@@ -37,26 +39,31 @@ __all__ = [
     "BoundGenerator",
     "BoundMethod",
     "Mailbox",
+    "MemoryInfo",
     "ObjectRef",
     "ObjectRefStream",
     "RemoteFunction",
     "RemoteGenerator",
     "RuntimeContext",
     "Session",
+    "StoredObjectInfo",
     "ValueStream",
     "arg",
     "as_completed",
     "cancel",
+    "deregister_serializer",
     "describe",
     "errors",
     "exit_actor",
     "get",
     "init",
     "kill",
+    "memory",
     "method",
     "propagate",
     "put",
     "ready",
+    "register_serializer",
     "remote",
     "runtime_context",
     "shutdown",

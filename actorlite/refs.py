@@ -46,13 +46,17 @@ class Failure:
 
 
 class _Elsewhere:
-    """The value exists at its owner and was not fetched."""
+    """The value exists, at its owner or in the node's store, and was not fetched."""
 
     def __repr__(self) -> str:
         return "elsewhere"
 
 
 ELSEWHERE = _Elsewhere()
+
+
+class NotHere(Exception):
+    """For the runtime: the value was asked for without waiting, and is `ELSEWHERE`."""
 
 
 class ObjectRef(Generic[T_co]):
@@ -63,7 +67,7 @@ class ObjectRef(Generic[T_co]):
     awaits cancels only the waiting: `await al.cancel(ref)` cancels the work. Errors are raised as in `al.get`.
     """
 
-    __slots__ = ("runtime", "owner_address", "_id", "_outcome", "_waiters", "_kept", "_call", "__weakref__")
+    __slots__ = ("runtime", "owner_address", "_id", "_outcome", "_waiters", "_kept", "_call", "_stored", "__weakref__")
 
     def __init__(self, runtime: Runtime, id: ObjectId | int, owner_address: str = "") -> None:
         self.runtime = runtime
@@ -76,6 +80,8 @@ class ObjectRef(Generic[T_co]):
         """References contained in the value, kept alive as long as it."""
         self._call: Any = None
         """The unanswered call that makes the value, for `al.cancel`."""
+        self._stored: Any = None
+        """Of an own reference whose value lies in the node's store: what keeps it there."""
 
     @property
     def id(self) -> ObjectId:
@@ -107,13 +113,14 @@ class ObjectRef(Generic[T_co]):
         future = loop.create_future()
         runtime = self.runtime
         waker: Any = future if loop is runtime.loop else _Marshalled(loop, _settle, future)
-        if value and self.owner_address:
+        elsewhere = self.owner_address or self._outcome is ELSEWHERE
+        if value and elsewhere:
             waker = _WhenHere(self, waker)
         if loop is runtime.loop:
             self._add(waker)
         else:
             runtime.loop.call_soon_threadsafe(self._add, waker)
-        if self.owner_address:
+        if elsewhere:
             runtime.want(self, value=value)
         scope = current_call.get()
         if scope is not None:
@@ -196,13 +203,14 @@ class ObjectRef(Generic[T_co]):
         self._subscribe_waker(waker, value=value)
 
     def _subscribe_waker(self, waker: Any, *, value: bool) -> None:
-        if value and self.owner_address:
+        elsewhere = self.owner_address or self._outcome is ELSEWHERE
+        if value and elsewhere:
             waker = _WhenHere(self, waker)
         if self.runtime.in_loop():
             self._add(waker)
         else:
             self.runtime.loop.call_soon_threadsafe(self._add, waker)
-        if self.owner_address:
+        if elsewhere:
             self.runtime.want(self, value=value)
 
     def _unsubscribe(self, callback: Waker) -> None:
@@ -210,8 +218,8 @@ class ObjectRef(Generic[T_co]):
         waker = callback if loop is None or loop is self.runtime.loop else _Marshalled(loop, callback)
         self._remove_soon(waker)
 
-    def _take(self) -> T_co:
-        return cast(T_co, self.runtime.unwrap(self._outcome))
+    def _take(self, copy: bool = False) -> T_co:
+        return cast(T_co, self.runtime.unwrap(self._outcome, copy=copy) if copy else self.runtime.unwrap(self._outcome))
 
     def _resolve(self, outcome: Any) -> None:
         """Set the outcome, once, and wake everybody. On the runtime's loop thread."""

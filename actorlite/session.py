@@ -18,7 +18,7 @@ from actorlite.config import Settings, shared_node_address
 from actorlite.context import current_runtime, find_runtime, sessions
 from actorlite.errors import NoSessionError
 from actorlite.loading import load
-from actorlite.resources import to_units
+from actorlite.resources import MIN_STORE_BYTES, to_units
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
@@ -141,6 +141,8 @@ class Plan:
     settings: Settings
     transport: str = "inproc"
     """The scheme that an in-process session's parts talk over; tests choose others."""
+    object_store_memory: int | None = None
+    object_spilling_directory: str | None = None
 
 
 def init(
@@ -149,6 +151,8 @@ def init(
     namespace: str | None = None,
     num_cpus: float | None = None,
     preload: Sequence[str] = (),
+    object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
 ) -> Opening:
     """Open a session: `async with al.init(): ...`, or `session = await al.init()` and `await al.shutdown()`.
 
@@ -157,12 +161,17 @@ def init(
     Without it `ACTORLITE_ADDRESS` counts. `num_cpus`: default all CPUs this process may use. `preload`: modules that
     worker processes share from the start. Several sessions may be open at once.
 
+    `object_store_memory`: bytes for large values; default 30 % of the memory, bounded by what is free. What does not
+    fit is written to `object_spilling_directory`: a directory or, with the extra `spill`, a URL. By default it is one
+    of the session's own; `""` turns that off.
+
     Raises `TypeError` and `ValueError` at once; when awaited `NodeStartError`, `ConnectFailed`, `AuthenticationError`,
     `VersionMismatch`.
     """
     settings = Settings.from_environment()
     address = settings.address if address is None else address
     _check(address, namespace, num_cpus, preload)
+    _check_store(address, object_store_memory, object_spilling_directory)
     return Opening(
         Plan(
             shared_node_address(settings) if address == "auto" else address,
@@ -170,6 +179,8 @@ def init(
             num_cpus,
             tuple(preload),
             settings,
+            object_store_memory=object_store_memory,
+            object_spilling_directory=object_spilling_directory,
         )
     )
 
@@ -208,6 +219,24 @@ def _check(address: Any, namespace: Any, num_cpus: Any, preload: Any) -> None:
             raise ValueError(f"{given[0]} cannot be given when attaching to a node that runs already: it has its own")
     elif address.startswith("inproc://") and preload:
         raise ValueError("preload is for worker processes: an in-process session has none")
+
+
+def _check_store(address: str, memory: Any, directory: Any) -> None:
+    if memory is not None:
+        if isinstance(memory, bool) or not isinstance(memory, int):
+            raise TypeError(f"object_store_memory must be a number of bytes, not {memory!r}")
+        if memory < MIN_STORE_BYTES:
+            raise ValueError(f"object_store_memory={memory} is too little: give at least {MIN_STORE_BYTES} bytes")
+    if directory is not None and not isinstance(directory, str):
+        raise TypeError(f"object_spilling_directory must be text, a path or a URL, not {directory!r}")
+    if address == "auto" or address.startswith("uds://"):
+        given = [
+            name
+            for name, value in (("object_store_memory", memory), ("object_spilling_directory", directory))
+            if value is not None
+        ]
+        if given:
+            raise ValueError(f"{given[0]} cannot be given when attaching to a node that runs already: it has its own")
 
 
 async def open_session(plan: Plan) -> Session:

@@ -82,6 +82,8 @@ class Wanted:
 
     num_cpus: float | None = None
     preload: tuple[str, ...] = ()
+    object_store_memory: int | None = None
+    object_spilling_directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,8 @@ async def _launch(place: Place, wanted: Wanted, *, owned: bool) -> DaemonHandle:
                 token=token,
                 owned=owned,
                 num_cpus=wanted.num_cpus,
+                object_store_memory=wanted.object_store_memory,
+                object_spilling_directory=wanted.object_spilling_directory,
                 loop=place.settings.loop,
                 preload=wanted.preload,
                 sys_path=(os.getcwd(), *filter(None, sys.path)) if wanted.preload else (),

@@ -7,11 +7,11 @@ back to the node while they wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar, overload
 
 from actorlite.context import Runtime, find_runtime
-from actorlite.refs import ObjectRef, block_on, refuse_on_loop
+from actorlite.refs import NotHere, ObjectRef, block_on, refuse_on_loop
 from actorlite.runtime import waiting
 
 T = TypeVar("T")
@@ -20,29 +20,34 @@ __all__ = ["get", "put", "wait"]
 
 
 @overload
-def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+def get(refs: ObjectRef[T], *, timeout: float | None = None, copy: bool = False) -> T: ...
 @overload
-def get(refs: waiting.References[T], *, timeout: float | None = None) -> list[T]: ...
-def get(refs: Any, *, timeout: float | None = None) -> Any:
+def get(refs: waiting.References[T], *, timeout: float | None = None, copy: bool = False) -> list[T]: ...
+def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
     """The value of one reference, or the values of a list or tuple of them, in order; see `actorlite.get`."""
     refuse_on_loop("al.sync.get()", "write `await al.get(...)`")
     if isinstance(refs, ObjectRef):
-        if not waiting.all_here((refs,)):
-            _block(refs.runtime, waiting.until_all((refs,), timeout))
-        return refs._take()
-    listed = waiting.references("get", refs)
-    if not waiting.all_here(listed):
-        _block(listed[0].runtime, waiting.until_all(listed, timeout))
-    return [ref._take() for ref in listed]
+        return _take_all((refs,), timeout, copy)[0]
+    return _take_all(waiting.references("get", refs), timeout, copy)
 
 
-def put(value: T) -> ObjectRef[T]:
+def _take_all(refs: Sequence[ObjectRef[T]], timeout: float | None, copy: bool) -> list[T]:
+    while True:
+        if not waiting.all_here(refs):
+            _block(refs[0].runtime, waiting.until_all(refs, timeout))
+        try:
+            return [ref._take(copy) for ref in refs]
+        except NotHere:
+            continue  # the node was short of room meanwhile, and one of them is not at hand any more
+
+
+def put(value: T, *, timeout: float | None = None) -> ObjectRef[T]:
     """Store a value and return a reference to it; see `actorlite.put`."""
     refuse_on_loop("al.sync.put()", "write `await al.put(...)`")
     if isinstance(value, ObjectRef):
         raise TypeError(f"put() takes a value, not a reference: {value!r} can be passed on as it is, or in a list")
     runtime = find_runtime()
-    return _block(runtime, runtime.put(value))
+    return _block(runtime, runtime.put(value, timeout))
 
 
 def wait(

@@ -16,6 +16,7 @@ from actorlite.errors import ConnectionLost
 from actorlite.host import Entropy, Spawner
 from actorlite.ids import ProcessId
 from actorlite.node.desk import LeaseDesk
+from actorlite.node.storefront import Storefront, StoreOptions
 from actorlite.node.workers import Job, Place, WorkerPool, WorkerRecord
 from actorlite.rpc.handshake import PYTHON
 from actorlite.rpc.hub import Hub
@@ -59,6 +60,7 @@ class NodeOptions:
     cpu_units: int
     worker_address: Callable[[ProcessId], Address]
     pid: int
+    store: StoreOptions
     loop: str = "uvloop"
     session_directory: str = ""
     prestart: int = 0
@@ -84,6 +86,7 @@ class Node:
         options = self.options
         place = Place(bound, options.worker_address, options.token, options.loop)
         soft_limit = max(1, options.cpu_units // 10_000)
+        self.store = Storefront(self.hub, self._handlers, options.store)
         self.workers = WorkerPool(place, self._spawner, self._entropy, soft_limit, self._worker_ended)
         self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs)
         self._handlers.on_messages({WithdrawLeases: self.desk.withdraw, Blocked: self.desk.blocked})
@@ -110,6 +113,7 @@ class Node:
         try:
             await self.workers.aclose()
         finally:
+            await self.store.aclose()
             await self.hub.aclose()
 
     # --- registration
@@ -160,6 +164,7 @@ class Node:
         process = peer.identity.process
         if process in self.hub.peers:
             return  # it has another connection
+        self.store.process_lost(process)
         if peer.identity.role == "driver":
             job = self._jobs.pop(process, None)
             self._departed[process] = f"the driver pid {peer.identity.pid} ended or closed its session"

@@ -9,6 +9,7 @@ from actorlite.host import Spawner, SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.node.daemon import Node, NodeOptions
 from actorlite.node.stop import OnReady, StopSignal
+from actorlite.node.storefront import StoreOptions
 from actorlite.resources import to_units
 from actorlite.transport import Address
 from actorlite.wire.launch import DaemonConfig
@@ -39,6 +40,11 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
         loop=config.loop,
         session_directory=str(directory),
         prestart=min(int(cpus), MAX_PRESTART) if config.owned else 0,
+        store=StoreOptions(
+            capacity=config.object_store_memory,
+            spill_to=str(directory) if config.object_spilling_directory is None else config.object_spilling_directory,
+            channel=str(directory / "store.ctl"),
+        ),
     )
     node = Node(options, spawner, entropy, lambda: stop.set("it was asked to stop"))
     reason = "the node could not start"

@@ -10,6 +10,7 @@ from actorlite.host import Entropy, SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES, process_id
 from actorlite.node.daemon import Node, NodeOptions
 from actorlite.node.run import available_cpus
+from actorlite.node.storefront import StoreOptions
 from actorlite.opening.driver import register
 from actorlite.opening.whereabouts import TOKEN_BYTES, AddressMaker, sockets_in
 from actorlite.resources import to_units
@@ -30,6 +31,12 @@ async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
         cpu_units=to_units("num_cpus", cpus),
         worker_address=lambda process: address_of(process, "worker"),
         pid=os.getpid(),
+        store=StoreOptions(
+            capacity=plan.object_store_memory,
+            spill_to=plan.settings.runtime_root
+            if plan.object_spilling_directory is None
+            else plan.object_spilling_directory,
+        ),
     )
     node = Node(options, LoopSpawner(entropy, nearby=plan.transport == "inproc"), entropy, lambda: None)
     bound = await node.start(node_at)

@@ -33,6 +33,8 @@ async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
         node=node_address(directory),
         token=token,
         num_cpus=plan.num_cpus,
+        object_store_memory=plan.object_store_memory,
+        object_spilling_directory=plan.object_spilling_directory,
         loop=plan.settings.loop,
         preload=plan.preload,
         sys_path=own_sys_path(),

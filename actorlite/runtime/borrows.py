@@ -23,7 +23,20 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.exports import Exports
 from actorlite.runtime.payloads import RefEntries, actor_entry, entry_of_actor, unpack
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import Borrow, CancelWork, Exists, Failed, Fetch, Release, Reply, Taken, Yes, encode
+from actorlite.wire.messages import (
+    Borrow,
+    CancelWork,
+    Exists,
+    Failed,
+    Fetch,
+    Payload,
+    Release,
+    Reply,
+    Taken,
+    Yes,
+    encode,
+)
+from actorlite.wire.serialize import STORED
 
 T = TypeVar("T")
 
@@ -67,6 +80,8 @@ class Borrows:
         self._dropped: deque[tuple[ObjectId, str]] = deque()
         self._release_due = False
         self._fetching: set[tuple[ObjectId, bool]] = set()
+        self.open_stored: Callable[[ObjectRef[Any], Payload], None] = lambda ref, payload: None
+        """Resolves a reference whose value lies in the store; set by the runtime."""
         self.unregistered: set[asyncio.Future[None]] = set()
         """Registrations with owners that were not acknowledged yet."""
 
@@ -272,7 +287,10 @@ class _Fetching:
         elif isinstance(message, Reply):
             if message.value.refs:
                 self.ref._kept = self.borrows.take(self.peer, message.id, message.value.refs)
-            self.ref._resolve(unpack(message.value, parts))
+            if message.value.kind == STORED:
+                self.borrows.open_stored(self.ref, message.value)
+            else:
+                self.ref._resolve(unpack(message.value, parts))
         elif isinstance(message, Failed):
             self.ref._resolve(Failure(partial(decode_failure, message.failure), quiet=True))
 

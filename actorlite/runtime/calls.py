@@ -28,6 +28,8 @@ from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
 from actorlite.runtime.room import RoomQuota, wake
+from actorlite.runtime.stored import copy_of, is_large, value_of
+from actorlite.store.client import Holding
 from actorlite.transport import Buffer
 from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import (
@@ -45,7 +47,7 @@ from actorlite.wire.messages import (
     Reply,
     Slot,
 )
-from actorlite.wire.serialize import Encoded, encode_call
+from actorlite.wire.serialize import STORED, Encoded, encode_call
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
@@ -116,7 +118,7 @@ class Outbound:
 
     __slots__ = (
         "runtime", "number", "name", "sink", "encoded", "dependencies", "envelope", "peer", "timer", "ended", "missing",
-        "pinned", "may_have_run", "siblings", "quota", "size", "begun", "unwanted",
+        "pinned", "may_have_run", "siblings", "quota", "size", "begun", "unwanted", "stored",
     )  # fmt: skip
 
     def __init__(
@@ -153,6 +155,8 @@ class Outbound:
         self.quota: RoomQuota | None = None
         """What it counts in as pending, with `size` bytes, until it has ended."""
         self.size = 0
+        self.stored: Holding | None = None
+        """Its arguments, where they are large enough for the store."""
 
     # --- before it is sent
 
@@ -170,6 +174,9 @@ class Outbound:
             if not ref.done():
                 self.missing += 1
                 ref._subscribe_waker(self._one_arrived, value=False)
+        if is_large(self.encoded):
+            self.missing += 1
+            self.runtime.spawn(store_arguments(self))
 
     def _one_arrived(self) -> None:
         self.missing -= 1
@@ -204,11 +211,10 @@ class Outbound:
             if ref.owner_address:
                 slots.append(Slot(position, None, (ref.id, ref.owner_address)))
                 continue
-            value: Encoded = ref._outcome
             kept = ref._kept or ()
             self.runtime.exports.pin(kept)
             self.pinned.extend(kept)
-            inlined, more = pack(Encoded(value.kind, value.data, value.buffers, kept), own)
+            inlined, more = pack(value_of(ref, kept), own)
             slots.append(Slot(position, inlined))
             parts.extend(more)
         return payload, tuple(slots), parts
@@ -220,12 +226,17 @@ class Outbound:
             # Nobody wants the value; its sender holds what is in it until it hears so.
             if self.peer is not None and (unwanted := _refs_in(message)):
                 self.runtime.borrows.take(self.peer, self.number, unwanted)
+            for payload in _values_of(message):
+                if payload.kind == STORED:
+                    self.runtime.stored.claim(payload)  # and drop it
             return
         if type(message) is Reply:
             payload = message.value
             if payload.refs:
                 self._keep(self.sink, payload)
-            if payload.parts:
+            if payload.kind == STORED:
+                take_stored(self, payload)
+            elif payload.parts:
                 self.end(unpack(payload, parts))
             else:
                 self.end(Encoded(payload.kind, payload.data))
@@ -346,7 +357,12 @@ class Outbound:
                 for ref in sink.refs:
                     ref._kept = kept
             for ref, value in zip(sink.refs, values, strict=True):
-                ref._resolve(value)
+                ref._call = None
+                if value.kind == STORED:
+                    self.runtime.stored.arrived(self.runtime.stored.claim(value), ref)
+                else:
+                    ref._resolve(value)
+            self.sink = None
         self.end(None)
 
     def __repr__(self) -> str:
@@ -364,6 +380,29 @@ def take_item(call: Outbound, message: Any, parts: Sequence[memoryview]) -> None
         if take is None:
             raise ProtocolError(f"an item came in answer to {call!r}, which asked for no stream")
         take(message.index, unpack(payload, parts), kept)
+
+
+async def store_arguments(call: Outbound) -> None:
+    """Arguments that are large go to the store before the call is sent."""
+    runtime = call.runtime
+    try:
+        stored = await runtime.stored.write(call.encoded, runtime.process)
+    except ActorliteError as error:
+        call.withdraw()
+        call.end(Failure(partial(copy_of, error)))
+        return
+    call.stored = stored
+    call.encoded = Encoded(STORED, stored.packed, (), call.encoded.handles)
+    call._one_arrived()
+
+
+def take_stored(call: Outbound, payload: Payload) -> None:
+    """The result of a call lies in the store, and is this process's from now on."""
+    sink, call.sink = call.sink, None
+    if isinstance(sink, ObjectRef):
+        sink._call = None
+    call.end(None)
+    call.runtime.stored.arrived(call.runtime.stored.claim(payload), sink)
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Encoded, Sequence[Dependency]]:
@@ -513,13 +552,15 @@ def _late(call: Outbound, outcome: Outcome) -> Failure:
     return fail_with(DeadlineExceeded, text, outcome=outcome)
 
 
+def _values_of(message: Any) -> tuple[Payload, ...]:
+    if type(message) is Reply:
+        return (message.value,)
+    return message.values if type(message) is Replies else ()
+
+
 def _refs_in(message: Any) -> RefEntries:
     """The references in the values of an answer."""
-    if type(message) is Reply:
-        return message.value.refs
-    if type(message) is Replies:
-        return tuple([entry for payload in message.values for entry in payload.refs])
-    return ()
+    return tuple([entry for payload in _values_of(message) for entry in payload.refs])
 
 
 def _depends_on(failure: Failure, position: int | str, name: str) -> Failure:

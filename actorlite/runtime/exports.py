@@ -17,9 +17,10 @@ from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import entry_of_actor, pack
+from actorlite.runtime.stored import value_of
 from actorlite.wire.failures import encode_failure
 from actorlite.wire.messages import Borrow, Exists, Failed, Fetch, Release, Reply, Taken, encode
-from actorlite.wire.serialize import Encoded, current_import
+from actorlite.wire.serialize import current_import
 
 
 class _Export:
@@ -121,9 +122,7 @@ class Exports:
             peer.tell(encode(Failed(message.id, encode_failure(outcome.exception(), "owner"))))
         else:
             kept = ref._kept or ()
-            payload, extra = pack(
-                Encoded(outcome.kind, outcome.data, outcome.buffers, kept), self._hub.identity.address
-            )
+            payload, extra = pack(value_of(ref, kept), self._hub.identity.address)
             if kept:
                 self.hold_for_reply(peer, message.id, kept)
             peer.tell(encode(Reply(message.id, payload)), *extra)

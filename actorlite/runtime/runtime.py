@@ -12,7 +12,7 @@ from actorlite.definitions import ActorDefinition, FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
 from actorlite.ids import ActorId, ObjectId, ProcessId
 from actorlite.options import ActorOptions, TaskOptions
-from actorlite.refs import Failure, ObjectRef
+from actorlite.refs import ELSEWHERE, Failure, NotHere, ObjectRef
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.runtime.actors import Link
@@ -28,6 +28,7 @@ from actorlite.runtime.lookups import Lookups
 from actorlite.runtime.losses import Losses
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.restarts import Restarter
+from actorlite.runtime.stored import StoredValues
 from actorlite.runtime.streams import OwnStream, Streams
 from actorlite.runtime.tasks import TaskSubmitter
 from actorlite.streams import ObjectRefStream, StreamSource
@@ -49,7 +50,8 @@ from actorlite.wire.messages import (
     Taken,
     Yes,
 )
-from actorlite.wire.serialize import Encoded, decode, encode
+from actorlite.wire.objects import Objects, PinsWanted
+from actorlite.wire.serialize import decode
 
 T = TypeVar("T")
 
@@ -84,6 +86,7 @@ class ProcessRuntime:
         self.delays = Delays(self.loop)
         self.exports = Exports(hub)
         self.borrows = Borrows(self)
+        self.stored = StoredValues(self)
         self.streams = Streams(self)
         self.code = CodeBook(self)
         self.tasks = TaskSubmitter(self)
@@ -107,6 +110,7 @@ class ProcessRuntime:
                 StreamClose: self.streams.close,
                 ActorEnded: self.lifetimes.ended,
                 Reclaim: lambda peer, message, parts: self.reclaim(),
+                PinsWanted: lambda peer, message, parts: self.stored.let_go(),
                 Room: lambda peer, message, parts: room(self, message),
                 Ending: lambda peer, message, parts: self.node_ending(message.reason),
             }
@@ -156,6 +160,10 @@ class ProcessRuntime:
     @property
     def node_pid(self) -> int:
         return self.node.info.pid
+
+    @property
+    def node_peer(self) -> Peer:
+        return self.node.peer
 
     def submit(
         self, definition: FunctionDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
@@ -238,27 +246,25 @@ class ProcessRuntime:
 
     # --- objects
 
-    async def put(self, value: Any) -> ObjectRef[Any]:
-        return self.put_now(value)
-
-    def put_now(self, value: Any) -> ObjectRef[Any]:
-        """A reference to a copy of `value`, made now. From any thread. Raises `TypeError` for a reference."""
-        if isinstance(value, ObjectRef):
-            raise TypeError(f"al.put() got {value!r}, which is a reference already: pass it on as it is")
+    async def put(self, value: Any, timeout: float | None = None) -> ObjectRef[Any]:
         self.check_open()
-        encoded = encode(value)
-        ref: ObjectRef[Any] = ObjectRef(self, next(self.hub.numbers))
-        ref._outcome = Encoded(encoded.kind, encoded.data, encoded.buffers)
-        ref._kept = encoded.handles or None
-        return ref
+        return await self.stored.put(value, timeout)
+
+    async def list_objects(self) -> Objects:
+        return await self.on_own_loop(self.stored.client.list_objects())
 
     def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
-        self.borrows.want(ref, value=value)
+        if ref.owner_address:
+            self.borrows.want(ref, value=value)
+        elif value:
+            self.post(self.stored.bring, ref)
 
-    def unwrap(self, outcome: Any) -> Any:
+    def unwrap(self, outcome: Any, *, copy: bool = False) -> Any:
         if type(outcome) is Failure:
             raise outcome.exception()
-        return decode(outcome.kind, outcome.data, outcome.buffers, self)
+        if outcome is ELSEWHERE:
+            raise NotHere
+        return decode(outcome.kind, outcome.data, outcome.buffers, self, copy=copy)
 
     def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:
         return self.exports.export(ref)
@@ -301,6 +307,7 @@ class ProcessRuntime:
         if peer.identity.process in self.hub.peers:
             return  # it has another connection
         self.exports.process_lost(peer.identity.process)
+        self.stored.client.reader_lost(peer.identity.process)
         self.borrows.peer_lost(peer)
         if peer.identity.role == "worker" and not self.gone:
             self.spawn(self.worker_lost(peer.identity.process))
@@ -334,6 +341,7 @@ class ProcessRuntime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.borrows.close(self.gone)
+        self.stored.close()
         await self.node.aclose()
         await self.hub.aclose()
 

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard, TypeVar, overload
 
 from actorlite.context import current_call
 from actorlite.errors import GetTimeoutError
-from actorlite.refs import ELSEWHERE, Failure, ObjectRef
+from actorlite.refs import ELSEWHERE, Failure, NotHere, ObjectRef
 from actorlite.runtime.pending import Pending, Watch
 
 T = TypeVar("T")
@@ -24,23 +24,38 @@ References = list[ObjectRef[T]] | tuple[ObjectRef[T], ...]
 
 
 @overload
-async def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+async def get(refs: ObjectRef[T], *, timeout: float | None = None, copy: bool = False) -> T: ...
 @overload
-async def get(refs: References[T], *, timeout: float | None = None) -> list[T]: ...
-async def get(refs: Any, *, timeout: float | None = None) -> Any:
+async def get(refs: References[T], *, timeout: float | None = None, copy: bool = False) -> list[T]: ...
+async def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
     """The value of one reference, or the values of a list or tuple of them, in order.
+
+    Large arrays are views of the node's object store, which all its processes share: they can only be read. With
+    `copy=True` they are copies of your own, which can be written to.
 
     Raises the error of the first that fails, without waiting for the rest. Raises `GetTimeoutError` after `timeout`
     seconds; the work itself goes on. `timeout=0` asks without waiting.
     """
     if isinstance(refs, ObjectRef):
-        if timeout is None:
+        if timeout is None and not copy:
             return await refs
-        await until_all((refs,), timeout)
-        return refs._take()
-    listed = references("get", refs)
-    await until_all(listed, timeout)
-    return [ref._take() for ref in listed]
+        return (await _take_all((refs,), timeout, copy))[0]
+    return await _take_all(references("get", refs), timeout, copy)
+
+
+async def _take_all(refs: Sequence[ObjectRef[T]], timeout: float | None, copy: bool) -> list[T]:
+    await until_all(refs, timeout)
+    ends = None
+    while True:
+        try:
+            return [ref._take(copy) for ref in refs]
+        except NotHere:
+            # One of them was let go again: the node's store is full, and they have to be there all at once.
+            if timeout is not None:
+                now = asyncio.get_running_loop().time()
+                ends = now + timeout if ends is None else ends
+                timeout = max(ends - now, 0.0)
+            await until_all(refs, timeout)
 
 
 async def wait(

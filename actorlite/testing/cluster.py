@@ -12,7 +12,12 @@ from actorlite.session import Plan, Session, open_session
 
 @asynccontextmanager
 async def local_cluster(
-    *, scheme: str = "inproc", num_cpus: float | None = 2, namespace: str = ""
+    *,
+    scheme: str = "inproc",
+    num_cpus: float | None = 2,
+    namespace: str = "",
+    object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
 ) -> AsyncIterator[Session]:
     """A node, its workers and a driver in this loop, talking over `scheme` (`"inproc"`, `"uds"`, `"tcp"`).
 
@@ -20,7 +25,16 @@ async def local_cluster(
     with real connections under them. The session is the current one inside the block.
     """
     before = current_runtime.get()
-    plan = Plan("inproc://", namespace, num_cpus, (), Settings.from_environment(), scheme)
+    plan = Plan(
+        "inproc://",
+        namespace,
+        num_cpus,
+        (),
+        Settings.from_environment(),
+        scheme,
+        object_store_memory,
+        object_spilling_directory,
+    )
     session = await open_session(plan)
     current_runtime.set(session.runtime)
     try:

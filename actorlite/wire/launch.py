@@ -31,6 +31,10 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Filled in by `launch_daemon`."""
     num_cpus: float | None = None
     """None: what the host has."""
+    object_store_memory: int | None = None
+    """None: a part of what the host has."""
+    object_spilling_directory: str | None = None
+    """None: one inside the session directory; empty: nothing is spilled."""
     loop: Literal["uvloop", "asyncio"] = "uvloop"
     preload: tuple[str, ...] = ()
     allow_preload_threads: bool = False

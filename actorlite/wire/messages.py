@@ -12,6 +12,22 @@ import msgspec
 from msgspec import Struct
 
 from actorlite.ids import ActorId, ObjectId, ProcessId
+from actorlite.wire.objects import (
+    AbandonObject,
+    AttachStore,
+    ClaimObjects,
+    CloseObjects,
+    CreateObject,
+    FreeObjects,
+    ListObjects,
+    Objects,
+    OpenObject,
+    PinsWanted,
+    Placed,
+    ReaderLost,
+    SealObjects,
+    StoreInfo,
+)
 
 PROTOCOL_VERSION = 1
 
@@ -567,8 +583,12 @@ RequestBody = (
     | ResolveActor
     | KillActor
     | CancelWork
+    | AttachStore
+    | CreateObject
+    | OpenObject
+    | ListObjects
 )
-ResponseBody = NodeInfo | Lease | Death | Status | Yes | ActorPlace
+ResponseBody = NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
 Message = (
     Hello
@@ -604,6 +624,13 @@ Message = (
     | Reclaim
     | Blocked
     | Ending
+    | SealObjects
+    | AbandonObject
+    | ClaimObjects
+    | FreeObjects
+    | CloseObjects
+    | ReaderLost
+    | PinsWanted
 )
 
 encode = msgspec.msgpack.Encoder().encode

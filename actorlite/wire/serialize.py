@@ -34,15 +34,18 @@ __all__ = [
     "PICKLE",
     "RAW_BYTEARRAY",
     "RAW_BYTES",
+    "STORED",
     "Buffer",
     "Encoded",
     "ExportScope",
     "Portable",
+    "copied",
     "current_import",
     "decode",
     "encode",
     "encode_call",
     "importing",
+    "settled",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -57,6 +60,8 @@ RAW_BYTEARRAY: Final = 3
 """A `bytearray`, likewise."""
 EMPTY_CALL: Final = 4
 """A call without arguments; nothing else to send."""
+STORED: Final = 5
+"""Of payloads only: the value lies in a node's store, and `data` says where (`wire.objects.Stored`)."""
 
 INLINE_LIMIT: Final = 4096
 """Buffers below this travel inside `data`: a frame part of their own costs more than the copy."""
@@ -89,8 +94,9 @@ _SCALARS = frozenset({type(None), bool, int, float, str})
 _ITEMS = _SCALARS | {bytes}
 
 
-def encode(value: object, name: str = "value") -> Encoded:
-    """Encode one value; `name` is what an error calls it.
+def encode(value: object, name: str = "value", *, copy: bool = True) -> Encoded:
+    """Encode one value; `name` is what an error calls it. With `copy=False` buffers that can be written to are not
+    copied: the value is fixed only when the caller has done that, or has called `settled`.
 
     Raises SerializationError whose `path` names the offending member.
     """
@@ -98,13 +104,13 @@ def encode(value: object, name: str = "value") -> Encoded:
     if cls in _SCALARS:
         return Encoded(PICKLE, pickle.dumps(value, PROTOCOL))
     if cls is bytes:
-        return _encode_raw(RAW_BYTES, value)  # type: ignore[arg-type]
+        return _encode_raw(RAW_BYTES, value, copy)  # type: ignore[arg-type]
     if cls is bytearray:
-        return _encode_raw(RAW_BYTEARRAY, bytes(value))  # type: ignore[call-overload]
+        return _encode_raw(RAW_BYTEARRAY, bytes(value) if copy else value, copy)  # type: ignore
     if _is_plain(value):
         return Encoded(PICKLE, pickle.dumps(value, PROTOCOL))
     try:
-        return _encode_pickled(value)
+        return _encode_pickled(value, copy)
     except MemoryError:
         raise
     except Exception as error:
@@ -144,8 +150,9 @@ def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
         raise serialization_error(error, named) from error
 
 
-def decode(kind: int, data: Buffer, buffers: Sequence[Buffer] = (), scope: object = None) -> Any:
-    """The value again. Large buffers are shared with it, not copied, and must not change while it lives.
+def decode(kind: int, data: Buffer, buffers: Sequence[Buffer] = (), scope: object = None, *, copy: bool = False) -> Any:
+    """The value again. Large buffers are shared with it, not copied, and must not change while it lives; it can only
+    be read. With `copy` they are copied, and it can be written to.
 
     `scope` is what `current_import()` returns to references and handles that are rebuilt meanwhile. What unpickling
     raises is raised: the modules, classes and reducers are the user's.
@@ -153,7 +160,7 @@ def decode(kind: int, data: Buffer, buffers: Sequence[Buffer] = (), scope: objec
     if kind == PICKLE:
         if not buffers:
             return loads(data, None, scope)
-        return loads(data, [memoryview(buffer).toreadonly() for buffer in buffers], scope)
+        return loads(data, [_for_value(buffer, copy) for buffer in buffers], scope)
     if kind == EMPTY_CALL:
         return (), {}
     if kind == RAW_BYTES:
@@ -162,8 +169,12 @@ def decode(kind: int, data: Buffer, buffers: Sequence[Buffer] = (), scope: objec
     if kind == RAW_BYTEARRAY:
         return bytearray(buffers[0] if buffers else data)
     if kind == PACKED:
-        return loads(data, _unpack(data, buffers), scope)
+        return loads(data, _unpack(data, buffers, copy), scope)
     raise ValueError(f"unknown encoding {kind}: the sender is of another version")
+
+
+def _for_value(buffer: Buffer, copy: bool) -> Buffer:
+    return bytearray(buffer) if copy else memoryview(buffer).toreadonly()
 
 
 def _is_plain(value: Any) -> bool:
@@ -183,10 +194,33 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _encode_raw(kind: int, value: bytes) -> Encoded:
+def settled(encoded: Encoded, value: object) -> Encoded:
+    """What `value` was encoded to with `copy=False`, with copies of the buffers that can be written to.
+
+    Raises SerializationError for what no message takes.
+    """
+    if encoded.buffers:
+        try:
+            _check_fits(encoded.buffers)
+        except ValueError as error:
+            raise serialization_error(error, [("value", value)]) from error
+    return copied(encoded)
+
+
+def copied(encoded: Encoded) -> Encoded:
+    """As `settled`, for what goes into no message: of any size."""
+    if encoded.buffers:
+        buffers = [each if each.readonly else memoryview(bytes(each)) for each in encoded.buffers]
+        return Encoded(encoded.kind, encoded.data, buffers, encoded.handles)
+    if type(encoded.data) is bytearray:
+        return Encoded(encoded.kind, bytes(encoded.data), (), encoded.handles)
+    return encoded
+
+
+def _encode_raw(kind: int, value: bytes, copy: bool) -> Encoded:
     if len(value) < INLINE_LIMIT:
         return Encoded(kind, value)
-    if len(value) > MAX_BYTES:
+    if copy and len(value) > MAX_BYTES:
         raise serialization_error(ValueError(f"a message takes {MAX_BYTES} bytes: split it"), [("value", type(value))])
     return Encoded(kind, b"", (memoryview(value),))
 
@@ -240,7 +274,7 @@ class _Free(threading.local):
 _free = _Free()
 
 
-def _encode_pickled(value: object) -> Encoded:
+def _encode_pickled(value: object, copy: bool = True) -> Encoded:
     encoders = _free.encoders
     encoder = encoders.pop() if encoders else _Encoder()
     # After an error the encoder is dropped: what is left inside it does not matter.
@@ -250,9 +284,10 @@ def _encode_pickled(value: object) -> Encoded:
     kind = PICKLE
     buffers: Sequence[memoryview] = ()
     if encoder.buffers:
-        kind, data, buffers = _pack(data, encoder.buffers)
+        kind, data, buffers = _pack(data, encoder.buffers, copy)
         encoder.buffers.clear()
-        _check_fits(buffers)
+        if copy:
+            _check_fits(buffers)
     handles: Sequence[object] = ()
     if pickler.scope.handles:
         handles = pickler.scope.handles
@@ -271,7 +306,7 @@ _EXTERNAL: Final = 0xFFFFFFFF
 _COUNT: Final = struct.Struct("<I")
 
 
-def _pack(data: bytes, found: Sequence[pickle.PickleBuffer]) -> tuple[int, bytes, Sequence[memoryview]]:
+def _pack(data: bytes, found: Sequence[pickle.PickleBuffer], copy: bool) -> tuple[int, bytes, Sequence[memoryview]]:
     lengths: list[int] = []
     small: list[memoryview] = []
     large: list[memoryview] = []
@@ -281,7 +316,7 @@ def _pack(data: bytes, found: Sequence[pickle.PickleBuffer]) -> tuple[int, bytes
             small.append(raw)
             lengths.append(raw.nbytes)
         else:
-            large.append(raw if raw.readonly else memoryview(bytes(raw)))
+            large.append(raw if raw.readonly or not copy else memoryview(bytes(raw)))
             lengths.append(_EXTERNAL)
     if not small:
         return PICKLE, data, large
@@ -289,7 +324,7 @@ def _pack(data: bytes, found: Sequence[pickle.PickleBuffer]) -> tuple[int, bytes
     return PACKED, b"".join((data, *small, trailer)), large
 
 
-def _unpack(data: Buffer, buffers: Sequence[Buffer]) -> list[Buffer]:
+def _unpack(data: Buffer, buffers: Sequence[Buffer], copy: bool) -> list[Buffer]:
     view = memoryview(data)
     (count,) = _COUNT.unpack_from(view, len(view) - _COUNT.size)
     end = len(view) - _COUNT.size * (count + 1)
@@ -299,9 +334,10 @@ def _unpack(data: Buffer, buffers: Sequence[Buffer]) -> list[Buffer]:
     unpacked: list[Buffer] = []
     for length in lengths:
         if length == _EXTERNAL:
-            unpacked.append(memoryview(next(external)).toreadonly())
+            unpacked.append(_for_value(next(external), copy))
         else:
             # A copy: aligned, and it does not keep the whole frame alive.
-            unpacked.append(bytes(view[position : position + length]))
+            small = view[position : position + length]
+            unpacked.append(bytearray(small) if copy else bytes(small))
             position += length
     return unpacked

@@ -27,7 +27,7 @@ class Constructors:
         self._failed = failed
 
     def start(self, call: InboundCall) -> None:
-        if call.foreign_slots:
+        if call.must_fetch:
             self._worker.runner.start_work(call, self._fetch_and_construct(call), self._constructed)
         else:
             self._construct(call)

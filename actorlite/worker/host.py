@@ -33,6 +33,7 @@ from actorlite.wire.messages import (
     TaskCall,
     Yes,
 )
+from actorlite.wire.serialize import STORED
 from actorlite.worker.actors import ActorShelf
 from actorlite.worker.inbound import InboundCall, stop_stream
 from actorlite.worker.interrupts import end_waits, stop_plain
@@ -113,15 +114,21 @@ class Worker:
         await self.runtime.aclose()
 
     async def fetch_slots(self, call: InboundCall) -> None:
-        """Get the arguments that other processes own. Raises what they failed with."""
+        """Get the arguments that other processes own, and those that lie in the store. Raises what they failed with."""
         fetched: dict[int | str, Any] = {}
         refs = []
         for slot in call.foreign_slots:
             assert slot.ref is not None
             refs.append((slot.position, self.runtime.import_ref(*slot.ref)))
+        opened = {
+            place: await self.runtime.stored.open(payload)
+            for place, payload in enumerate(call.payloads)
+            if payload.kind == STORED
+        }
         for position, ref in refs:
             fetched[position] = await ref
         call.fetched = fetched
+        call.opened = opened or None
 
     def cancel_call(self, call: InboundCall, *, force: bool = False, recursive: bool = True) -> None:
         """Stop a call and what it submitted: one that waits never runs, a coroutine is cancelled, plain code is told,

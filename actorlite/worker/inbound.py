@@ -13,6 +13,7 @@ from actorlite.errors import ActorError, ActorliteError, Outcome
 from actorlite.ids import ObjectId, object_id
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
+from actorlite.runtime.stored import is_large
 from actorlite.transport import Buffer
 from actorlite.wire.messages import (
     ACTOR_DIED,
@@ -28,7 +29,8 @@ from actorlite.wire.messages import (
     Slot,
     encode,
 )
-from actorlite.wire.serialize import Encoded, decode
+from actorlite.wire.objects import decode_stored
+from actorlite.wire.serialize import STORED, Encoded, copied, decode, settled
 from actorlite.wire.serialize import encode as encode_value
 from actorlite.worker import interrupts
 from actorlite.worker.scope import HostedActor, RunningCall
@@ -39,6 +41,18 @@ if TYPE_CHECKING:
 CHAINABLE_BYTES = 64 * 1024
 """Larger calls wait in the mailbox, where their bytes are counted, not in the thread where they run."""
 
+
+class LargeValue(tuple[()]):
+    """Instead of the parts of an answer: a value that is still to be copied into the store."""
+
+    encoded: Encoded
+
+    def __new__(cls, encoded: Encoded) -> LargeValue:
+        self = super().__new__(cls)
+        self.encoded = encoded
+        return self
+
+
 Answer = tuple[Sequence[Buffer], Sequence[object]]
 """The parts of the reply message, and the references inside it."""
 
@@ -48,7 +62,7 @@ class InboundCall(RunningCall):
 
     __slots__ = (
         "peer", "id", "message", "parts", "size", "kind", "function", "cascades", "fetched", "thread", "blocked",
-        "arrival", "_claim",
+        "arrival", "opened", "_claim",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +86,8 @@ class InboundCall(RunningCall):
         else:
             self.parts = parts
             self.size = sum(map(len, parts))
+        if message.args.kind == STORED:
+            self.size += decode_stored(message.args.data).size
         self.kind: bool | CallKind | None = None
         """As `Turns.kind`, once its actor is there to be asked."""
         self.function: Callable[..., Any] | None = None
@@ -85,6 +101,8 @@ class InboundCall(RunningCall):
         self._children = None
         self.fetched: dict[int | str, Any] | None = None
         """Values of arguments that were given as references owned elsewhere."""
+        self.opened: Mapping[int, Encoded] | None = None
+        """Values of payloads that lie in the store, by their place among the payloads."""
         self.envelope = envelope = getattr(message, "envelope", None)
         self.deadline = None
         if envelope is not None and envelope.budget_s is not None:
@@ -115,13 +133,13 @@ class InboundCall(RunningCall):
         the actor: behind the call that waits for it, it would never run."""
         actor = self.actor
         if actor is None:
-            return self.worker.tasks.functions.kind(self.message.code) is False and not self.foreign_slots
+            return self.worker.tasks.functions.kind(self.message.code) is False and not self.must_fetch
         kind = self.kind
         if kind is None:
             if actor.instance is None or self.name == "__init__":
                 return False
             kind = self.kind = self.worker.actors.turns.kind(actor, self.name)
-        if kind is not False or self.size > CHAINABLE_BYTES or (self.message.slots and self.foreign_slots):
+        if kind is not False or self.size > CHAINABLE_BYTES or self.must_fetch:
             return False
         return self.envelope is None or not self.through
 
@@ -185,6 +203,22 @@ class InboundCall(RunningCall):
     # --- arguments and answers
 
     @property
+    def must_fetch(self) -> bool:
+        """Whether values must be fetched, or opened in the store, before the call can run."""
+        message = self.message
+        if message.args.kind == STORED:
+            return True
+        return bool(message.slots) and any(
+            slot.payload is None or slot.payload.kind == STORED for slot in message.slots
+        )
+
+    @property
+    def payloads(self) -> list[Payload]:
+        """The arguments, and those of them that were references of the caller's."""
+        message = self.message
+        return [message.args, *(slot.payload for slot in message.slots if slot.payload is not None)]
+
+    @property
     def foreign_slots(self) -> list[Slot]:
         """Arguments whose values must be fetched from other processes first."""
         return [slot for slot in self.message.slots if slot.ref is not None]
@@ -193,13 +227,15 @@ class InboundCall(RunningCall):
         """The decoded arguments. Raises what unpickling raises: that is user code too."""
         message = self.message
         slots = message.slots
-        if not slots and not message.args.parts:  # most calls
+        opened = self.opened
+        if not slots and not message.args.parts and opened is None:  # most calls
             args, kwargs = decode(message.args.kind, message.args.data, (), self.worker.runtime)
             return args, kwargs
-        payloads: list[Payload] = [message.args, *(slot.payload for slot in slots if slot.payload is not None)]
-        values = [
-            decode(each.kind, each.data, each.buffers, self.worker.runtime) for each in unpack_all(payloads, self.parts)
-        ]
+        encoded = unpack_all(self.payloads, self.parts)
+        if opened is not None:
+            encoded = [opened.get(place, each) for place, each in enumerate(encoded)]
+            self.opened = opened = None
+        values = [decode(each.kind, each.data, each.buffers, self.worker.runtime) for each in encoded]
         args, kwargs = values[0]
         self.parts = ()
         if not slots:
@@ -221,9 +257,15 @@ class InboundCall(RunningCall):
         own = self.worker.hub.identity.address
         try:
             if wanted == 1:
-                encoded = encode_value(value)
+                encoded = encode_value(value, copy=False)
                 if not encoded.handles and not encoded.buffers and len(encoded.data) <= INLINE_PAYLOAD_BYTES:
                     return (encode(Reply(self.id, Payload(encoded.kind, encoded.data))),), ()  # type: ignore[arg-type]
+                if not is_large(encoded):
+                    encoded = settled(encoded, value)
+                elif self.worker.runtime.in_loop():
+                    return LargeValue(copied(encoded)), encoded.handles
+                else:
+                    encoded = self.worker.runtime.stored.write_here(encoded, self.peer.identity.process)
                 payload, parts = pack(encoded, own)
                 return (encode(Reply(self.id, payload)), *parts), encoded.handles
             if wanted == 0:
@@ -266,8 +308,16 @@ def _many(call: InboundCall, value: Any, wanted: int, own: str) -> Answer:
     values = list(value)
     if len(values) != wanted:
         raise ValueError(f"{call.name}() returned {len(values)} values, but num_returns={wanted}")
-    all_encoded: list[Encoded] = [encode_value(each) for each in values]
+    all_encoded = [_encoded_of_many(call, each) for each in values]
     packed = [pack(each, own) for each in all_encoded]
     parts = [part for _, extra in packed for part in extra]
     handles = [handle for each in all_encoded for handle in each.handles]
     return (encode(Replies(call.id, tuple(payload for payload, _ in packed))), *parts), handles
+
+
+def _encoded_of_many(call: InboundCall, value: Any) -> Encoded:
+    runtime = call.worker.runtime
+    encoded = encode_value(value, copy=False)
+    if is_large(encoded) and not runtime.in_loop():
+        return runtime.stored.write_here(encoded, call.peer.identity.process)
+    return settled(encoded, value)

@@ -13,14 +13,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import current_runtime
-from actorlite.errors import ProtocolError
+from actorlite.errors import ActorliteError, Outcome, ProtocolError
 from actorlite.rpc.peer import Peer
+from actorlite.runtime.payloads import pack
 from actorlite.transport import Buffer
 from actorlite.wire.failures import encode_failure
-from actorlite.wire.messages import EXPIRED, Failed, encode
+from actorlite.wire.messages import EXPIRED, Failed, Reply, encode
 from actorlite.worker.coroutines import Coroutines, Done, enter_call, is_late
 from actorlite.worker.executor import ThreadExecutor
-from actorlite.worker.inbound import Answer, InboundCall
+from actorlite.worker.inbound import Answer, InboundCall, LargeValue
 from actorlite.worker.interrupts import run_interruptibly
 from actorlite.worker.scope import RunningCall, cancel_children
 
@@ -93,6 +94,9 @@ class Runner:
         self.answer(peer, call.id, answer)
 
     def answer(self, peer: Peer, number: int, answer: Answer) -> None:
+        if type(answer[0]) is LargeValue:
+            self._worker.runtime.spawn(_store_and_answer(self._worker, peer, number, answer[0], answer[1]))
+            return
         borrows = self._worker.runtime.borrows
         if borrows.unregistered:
             borrows.when_registered(partial(self._send, peer, number, answer))
@@ -207,3 +211,17 @@ class Runner:
             return
         self._comes_by = False
         self.collect_ended()
+
+
+async def _store_and_answer(
+    worker: Worker, peer: Peer, number: int, large: LargeValue, handles: Sequence[object]
+) -> None:
+    """A result that the loop must not copy itself."""
+    try:
+        encoded = await worker.runtime.stored.write_for(large.encoded, peer.identity.process)
+    except ActorliteError as error:
+        error.outcome = Outcome.EXECUTED
+        worker.runner.answer(peer, number, ((encode(Failed(number, encode_failure(error, "worker"))),), ()))
+        return
+    payload, _ = pack(encoded, worker.hub.identity.address)
+    worker.runner.answer(peer, number, ((encode(Reply(number, payload)),), handles))

@@ -122,7 +122,7 @@ class TaskLane:
     def _start(self, call: InboundCall) -> None:
         self._started[call] = None
         worker = self._worker
-        if call.foreign_slots:
+        if call.must_fetch:
             worker.runner.start_work(call, self._fetch_and_start(call), self._done)
             return
         self._start_now(call)

@@ -87,7 +87,7 @@ class Turns:
             self._started[actor] = {call}
         else:
             started.add(call)
-        if call.message.slots and call.foreign_slots:
+        if call.must_fetch:
             self._worker.runner.start_work(call, self._fetch_and_start(call), self.done)
         else:
             self._start_now(call)

@@ -61,3 +61,14 @@ def test_two_sessions(programs: Any, address: str, apart: bool) -> None:
 @pytest.mark.parametrize("script", [*OUTPUT, "two_sessions.py"])
 def test_runs_without_arguments(programs: Any, script: str) -> None:
     assert programs.output(script) == OUTPUT.get(script, TWO_SESSIONS.format(True))
+
+
+@pytest.mark.parametrize("address", ["inproc://", "local"])
+def test_shared_array_writes_each_byte_once(programs: Any, address: str) -> None:
+    lines = programs.output("shared_array.py", "--address", address, "--megabytes", "8").splitlines()
+    assert lines[0] == "24 images, 6 MB, in 8 parts"
+    assert lines[2] == "written to the store: 13 MB (the stack once, the normalised parts once)"
+    assert lines[3:5] == [
+        "in messages 69 MB would have been copied",
+        "the actor holds views of 24 images, writeable: False",
+    ]

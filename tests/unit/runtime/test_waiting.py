@@ -46,7 +46,7 @@ class FakeRuntime:
             raise outcome.exception()
         return outcome[0]
 
-    async def put(self, value: Any) -> Any:
+    async def put(self, value: Any, timeout: float | None = None) -> Any:
         assert self.in_loop()
         (ref,) = refs(self, 1)
         ref._resolve((value,))

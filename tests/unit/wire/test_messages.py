@@ -75,6 +75,23 @@ from actorlite.wire.messages import (
     decode_handshake,
     encode,
 )
+from actorlite.wire.objects import (
+    AbandonObject,
+    AttachStore,
+    ClaimObjects,
+    CloseObjects,
+    CreateObject,
+    FreeObjects,
+    ListedObject,
+    ListObjects,
+    Objects,
+    OpenObject,
+    PinsWanted,
+    Placed,
+    ReaderLost,
+    SealObjects,
+    StoreInfo,
+)
 
 ACTOR = ActorId("0011223344556677-00000000000b")
 OBJECT = ObjectId("0011223344556677-00000000000a")
@@ -393,6 +410,74 @@ GOLDEN = {
     "place of a dead actor": (
         Response(7, ActorPlace("", "", 0, "it died", True)),
         "952907997da0a000a769742064696564c3a0a000a0a0",
+    ),
+    "seal objects": (
+        SealObjects(("w-1", "w-2")),
+        "923c92a3772d31a3772d32",
+    ),
+    "abandon object": (
+        AbandonObject("w-1"),
+        "923da3772d31",
+    ),
+    "claim objects": (
+        ClaimObjects(("w-1",)),
+        "923e91a3772d31",
+    ),
+    "free objects": (
+        FreeObjects(("w-1",)),
+        "923f91a3772d31",
+    ),
+    "close objects": (
+        CloseObjects((("w-1", 2),)),
+        "92409192a3772d3102",
+    ),
+    "reader lost": (
+        ReaderLost("driver"),
+        "9241a6647269766572",
+    ),
+    "pins wanted": (
+        PinsWanted(),
+        "9142",
+    ),
+    "attach store": (
+        Request(1, AttachStore()),
+        "93280191cc82",
+    ),
+    "create object": (
+        Request(1, CreateObject("w-1", 100000, "driver", 60.0)),
+        "93280195cc83a3772d31ce000186a0a6647269766572cb404e000000000000",
+    ),
+    "open object": (
+        Request(1, OpenObject("w-1", 60.0)),
+        "93280193cc84a3772d31cb404e000000000000",
+    ),
+    "list objects": (
+        Request(1, ListObjects()),
+        "93280191cc85",
+    ),
+    "store info": (
+        Response(1, StoreInfo(1048576, "/tmp/x/store.ctl")),
+        "95290193cc8cce00100000b02f746d702f782f73746f72652e63746ca0a0",
+    ),
+    "placed": (
+        Response(1, Placed(4096)),
+        "95290192cc8dcd1000a0a0",
+    ),
+    "objects": (
+        Response(
+            1,
+            Objects(
+                1048576,
+                4096,
+                0.5,
+                0,
+                1,
+                (ListedObject("w-1", 4000, "driver", "in memory", (("driver", 1),)),),
+                (("driver", "driver", 12),),
+            ),
+        ),
+        "95290198cc8ece00100000cd1000cb3fe000000000000000019195a3772d31cd0fa0a6647269766572a9696e206d656d6f72"
+        "799192a6647269766572019193a6647269766572a66472697665720ca0a0",
     ),
 }
 HANDSHAKE = ("hello", "challenge", "proof", "welcome", "refused")

@@ -1,0 +1,331 @@
+"""The node's object store: it gives out room in the segment, and moves what does not fit to disk and back.
+
+`state.objects` decides; here its commands are carried out. No byte of a value passes through the loop: processes read
+and write the segment themselves, and files are read and written in threads.
+Invariant: what a process reads or writes stays where it is until that process says that it is done, or its pidfd says
+that it is gone. The end of its connection is not enough: it may be alive, and reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from actorlite.errors import ObjectLostError, ObjectStoreFullError
+from actorlite.ids import ProcessId
+from actorlite.node.disk import Disk
+from actorlite.node.segments import SegmentDesk
+from actorlite.node.storefront import StoreOptions
+from actorlite.rpc.hub import Hub
+from actorlite.rpc.peer import Handlers, Peer
+from actorlite.state.objects import (
+    AskForPins,
+    Command,
+    Forget,
+    Granted,
+    Key,
+    ObjectTable,
+    Place,
+    ReadBack,
+    Refused,
+    SpillOut,
+    why_full,
+)
+from actorlite.store.capacity import default_capacity
+from actorlite.store.spilling import SpillError
+from actorlite.wire.messages import encode
+from actorlite.wire.objects import (
+    AbandonObject,
+    ClaimObjects,
+    CloseObjects,
+    CreateObject,
+    FreeObjects,
+    ListedObject,
+    Objects,
+    OpenObject,
+    PinsWanted,
+    Placed,
+    ReaderLost,
+    SealObjects,
+    StoreInfo,
+)
+
+logger = logging.getLogger("actorlite.node")
+
+UNCLAIMED_S = 5.0
+"""How long after the death of its writer an object waits for the word of its owner, which may be on its way."""
+ASK_AGAIN_S = 1.0
+SPILL_AGAIN_S = 1.0
+"""How long after a failure to spill it is tried again."""
+
+
+class NodeStore:
+    """Made by the storefront. On the loop."""
+
+    def __init__(self, hub: Hub, options: StoreOptions) -> None:
+        self.table = ObjectTable(options.capacity or default_capacity(), spills=bool(options.spill_to))
+        self.desk = SegmentDesk(hub, self.table.allocator.capacity, options.channel, self._gone)
+        self.disk = Disk(options.spill_to, hub.identity.process)
+        self._hub = hub
+        self._loop = asyncio.get_running_loop()
+        self._backing = asyncio.Lock()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[int]] = {}
+        self._closed = False
+        self._asks_again = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    def install(self, handlers: Handlers) -> None:
+        handlers.on_requests(
+            {
+                CreateObject: self._create,
+                OpenObject: self._open,
+            }
+        )
+        handlers.on_messages(
+            {
+                SealObjects: lambda peer, message, parts: self._each(self.table.seal, message.keys),
+                FreeObjects: lambda peer, message, parts: self._each(self.table.free, message.keys),
+                AbandonObject: lambda peer, message, parts: self._each(self.table.gave_up_writing, (message.key,)),
+                ClaimObjects: self._claim,
+                CloseObjects: self._close,
+                ReaderLost: self._reader_lost,
+            }
+        )
+
+    async def start(self) -> None:
+        """Hand out the segment to those who ask."""
+        await self.desk.start()
+
+    async def aclose(self) -> None:
+        """Forget everything: what is on disk is deleted."""
+        self._closed = True
+        for timer in self._timers:
+            timer.cancel()
+        # Not cancelled: a thread that writes a file cannot be, and would leave it behind.
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.disk.aclose()
+        await self.desk.aclose()
+
+    def process_lost(self, process: ProcessId) -> None:
+        """It has no connection any more: what it owned is freed; what it reads is not, while it may be alive."""
+        self._do(self.table.owner_gone(process))
+        if not self.desk.may_read(process):
+            self._gone(process)
+
+    # --- requests
+
+    async def _create(self, peer: Peer, body: CreateObject) -> Placed:
+        if body.owner not in self._hub.peers:
+            raise ObjectLostError(f"object {body.key} is for process {body.owner}, which is gone")
+        request, future = self._request()
+        self._do(self.table.create(request, body.key, body.size, body.owner, peer.identity.process))
+        undo = partial(self.table.gave_up_writing, body.key)
+        offset = await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.size))
+        try:
+            await self._back(offset + body.size)
+        except BaseException as error:
+            self._do(undo())
+            if not isinstance(error, OSError):
+                raise
+            raise ObjectStoreFullError(_no_memory(body.size, error)) from None
+        return Placed(offset)
+
+    async def _open(self, peer: Peer, body: OpenObject) -> Placed:
+        process = peer.identity.process
+        request, future = self._request()
+        self._do(self.table.open(request, body.key, process))
+        undo = partial(self.table.close, body.key, process)
+        return Placed(await self._answer(request, future, body.timeout_s, undo, partial(self._why_not_open, body.key)))
+
+    def info(self) -> StoreInfo:
+        """What a process needs to know that attaches."""
+        return StoreInfo(self.desk.segment.capacity, self.desk.channel)
+
+    def contents(self) -> Objects:
+        table = self.table
+        objects = list(table.objects.values())
+        return Objects(
+            table.allocator.capacity,
+            table.allocator.used_bytes,
+            table.allocator.fragmentation,
+            sum(each.size for each in objects if each.location),
+            table.waiting,
+            tuple(
+                ListedObject(each.key, each.size, each.owner, each.place.value, tuple(each.pins.items()))
+                for each in objects
+                if not each.freed or each.pins
+            ),
+            tuple((process, peer.identity.role, peer.identity.pid) for process, peer in self._hub.peers.items()),
+        )
+
+    def _request(self) -> tuple[int, asyncio.Future[int]]:
+        number = next(self._numbers)
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._waiting[number] = future
+        return number, future
+
+    async def _answer(
+        self,
+        request: int,
+        future: asyncio.Future[int],
+        timeout_s: float,
+        undo: Callable[[], list[Command]],
+        why_not: Callable[[], str],
+    ) -> int:
+        """The offset, once it is granted; a request that is given up leaves nothing behind."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(future)
+        except BaseException as error:
+            text = why_not() if isinstance(error, TimeoutError) else ""
+            if not future.done():
+                self._do(self.table.withdraw(request))
+            elif not future.cancelled() and future.exception() is None:
+                self._do(undo())
+            if text:
+                raise ObjectStoreFullError(f"{text} (waited {timeout_s:g} s)") from None
+            raise
+        finally:
+            del self._waiting[request]
+            future.cancel()
+
+    # --- messages
+
+    def _each(self, event: Callable[[Key], list[Command]], keys: Sequence[Key]) -> None:
+        for key in keys:
+            self._do(event(key))
+
+    def _claim(self, peer: Peer, message: ClaimObjects, parts: Sequence[memoryview]) -> None:
+        for key in message.keys:
+            self.table.claim(key)
+
+    def _close(self, peer: Peer, message: CloseObjects, parts: Sequence[memoryview]) -> None:
+        for key, count in message.reads:
+            self._do(self.table.close(key, peer.identity.process, count))
+
+    def _reader_lost(self, peer: Peer, message: ReaderLost, parts: Sequence[memoryview]) -> None:
+        self._free_unclaimed_later(self.table.unclaimed_of(peer.identity.process, message.process))
+
+    def _gone(self, process: ProcessId) -> None:
+        unclaimed = self.table.unclaimed_of(process)
+        self._do(self.table.process_gone(process))
+        self._free_unclaimed_later(unclaimed)
+
+    def _free_unclaimed_later(self, keys: list[Key]) -> None:
+        if keys:
+            self._later(UNCLAIMED_S, lambda: self._do(self.table.free_unclaimed(keys)))
+
+    # --- commands
+
+    def _do(self, commands: list[Command]) -> None:
+        for command in commands if not self._closed else ():
+            match command:
+                case Granted(request, offset):
+                    future = self._waiting[request]
+                    if not future.done():
+                        future.set_result(offset)
+                case Refused(request, text, lost):
+                    future = self._waiting[request]
+                    if not future.done():
+                        future.set_exception(ObjectLostError(text) if lost else ObjectStoreFullError(text))
+                case SpillOut():
+                    self._spawn(self._spill(command))
+                case ReadBack():
+                    self._spawn(self._restore(command))
+                case Forget(location):
+                    self._spawn(self.disk.delete(location))
+                case AskForPins():
+                    self._ask_for_pins()
+
+    def _ask_for_pins(self) -> None:
+        """Again and again while somebody waits: a value may have been opened, and kept at hand, meanwhile."""
+        if not self.table.waiting or self._asks_again:
+            return
+        for process in {process for each in self.table.objects.values() for process in each.pins}:
+            if (peer := self._hub.peers.get(process)) is not None:
+                peer.tell(encode(PinsWanted()))
+        self._asks_again = True
+        self._later(ASK_AGAIN_S, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._asks_again = False
+        self._ask_for_pins()
+
+    async def _spill(self, command: SpillOut) -> None:
+        try:
+            location = await self.disk.write(command.key, self.desk.segment.readable(command.offset, command.size))
+        except SpillError as error:
+            logger.error("an object of %s bytes stays in memory: %s", command.size, error)
+            self._do(self.table.spill_failed(command.key, str(error)))
+            self._later(SPILL_AGAIN_S, lambda: self._do(self.table.try_again()))
+        else:
+            self._do(self.table.spilled(command.key, location))
+
+    async def _restore(self, command: ReadBack) -> None:
+        try:
+            await self._back(command.offset + command.size)
+        except OSError as error:
+            self._do(self.table.restore_put_off(command.key, _no_memory(command.size, error)))
+            return
+        try:
+            await self.disk.read(command.location, self.desk.segment.writable(command.offset, command.size))
+        except SpillError as error:
+            logger.error("%s", error)
+            self._do(self.table.restore_failed(command.key, str(error)))
+        else:
+            self._do(self.table.restored(command.key))
+
+    async def _back(self, end: int) -> None:
+        """Have the kernel promise the memory below `end`: a writer must never meet a page that is not to be had."""
+        segment = self.desk.segment
+        if segment.backed < end:
+            async with self._backing:
+                await self.disk.in_thread(segment.back, end)
+
+    # --- inside
+
+    def _why_full(self, size: int) -> str:
+        text = why_full(self.table, size)
+        for process, peer in self._hub.peers.items():
+            text = text.replace(process, f"{peer.identity.role} pid {peer.identity.pid}")
+        return text
+
+    def _why_not_open(self, key: Key) -> str:
+        found = self.table.objects.get(key)
+        if found is not None and found.place is Place.WRITING:
+            return f"object {key} has not been written"
+        return self._why_full(found.size if found is not None else 0)
+
+    def _later(self, delay_s: float, work: Callable[[], None]) -> None:
+        def due() -> None:
+            self._timers.discard(timer)
+            work()
+
+        timer = self._loop.call_later(delay_s, due)
+        self._timers.add(timer)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work, name="actorlite object store")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the object store failed", exc_info=error)
+
+    def __repr__(self) -> str:
+        return f"<NodeStore {self.table!r}>"
+
+
+def _no_memory(size: int, error: OSError) -> str:
+    return (
+        f"the host has no memory for {size} bytes more: {error}; start the node with a smaller object_store_memory, so "
+        "that values are spilled earlier"
+    )

@@ -1,0 +1,176 @@
+"""References whose values lie in the node's store, and what goes there.
+
+To a reference such a value is `ELSEWHERE` until somebody wants it: then it is opened, and stays at hand, pinned, until
+the node is short of room. A value that user code holds stays pinned by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType
+from weakref import ref as weak
+
+from actorlite.errors import ActorliteError, ObjectStoreFullError
+from actorlite.ids import ProcessId
+from actorlite.refs import ELSEWHERE, Failure, ObjectRef, block_on
+from actorlite.store.client import DEFAULT_TIMEOUT_S, STORE_BYTES, Holding, StoreClient
+from actorlite.wire.messages import Payload
+from actorlite.wire.objects import Stored, decode_stored, encode_stored
+from actorlite.wire.serialize import STORED, Encoded, encode, settled
+
+if TYPE_CHECKING:
+    from actorlite.runtime.runtime import ProcessRuntime
+
+FAILED_S = 1.0
+"""How long a reference says that its value could not be opened for want of room; then it may be tried again."""
+MANY = 64
+
+
+def is_large(encoded: Encoded) -> bool:
+    """Whether a value belongs into the store."""
+    if not encoded.buffers:
+        return len(encoded.data) >= STORE_BYTES
+    return encoded.total_bytes >= STORE_BYTES
+
+
+def value_of(ref: ObjectRef[Any], kept: Sequence[object]) -> Encoded:
+    """What goes into a message for an own reference that is ready: its value, or where in the store that lies."""
+    if ref._stored is not None:
+        return Encoded(STORED, ref._stored.packed, (), kept)
+    value: Encoded = ref._outcome
+    return Encoded(value.kind, value.data, value.buffers, kept)
+
+
+class StoredValues:
+    """On the loop, but for `write_here`."""
+
+    def __init__(self, runtime: ProcessRuntime) -> None:
+        self._runtime = runtime
+        self.client = StoreClient(runtime)
+        self._bringing: set[int] = set()
+        self._at_hand: list[ReferenceType[ObjectRef[Any]]] = []
+        self._prune_at = MANY
+        runtime.borrows.open_stored = self._open_borrowed
+
+    # --- into the store
+
+    async def put(self, value: Any, timeout: float | None = None) -> ObjectRef[Any]:
+        runtime = self._runtime
+        encoded = encode(value, copy=False)
+        ref: ObjectRef[Any] = ObjectRef(runtime, next(runtime.hub.numbers))
+        ref._kept = encoded.handles or None
+        if is_large(encoded):
+            timeout_s = DEFAULT_TIMEOUT_S if timeout is None else timeout
+            ref._stored = Holding(self.client, await self.client.write(encoded, runtime.process, timeout_s))
+            ref._outcome = ELSEWHERE
+        else:
+            encoded = settled(encoded, value)
+            ref._outcome = Encoded(encoded.kind, encoded.data, encoded.buffers)
+        return ref
+
+    async def write(self, encoded: Encoded, owner: ProcessId) -> Holding:
+        """A value of this process's own."""
+        return Holding(self.client, await self.client.write(encoded, owner))
+
+    async def write_for(self, encoded: Encoded, owner: ProcessId) -> Encoded:
+        """A value that `owner` will hold: what stands for it in the message that goes there."""
+        stored = await self.client.write(encoded, owner)
+        return Encoded(STORED, encode_stored(stored), (), encoded.handles)
+
+    def write_here(self, encoded: Encoded, owner: ProcessId) -> Encoded:
+        """`write_for` for a thread, which waits for it."""
+        writing = asyncio.run_coroutine_threadsafe(self.write_for(encoded, owner), self._runtime.loop)
+        try:
+            return block_on(writing, None)
+        except BaseException:
+            writing.cancel()
+            raise
+
+    # --- out of it
+
+    def claim(self, payload: Payload | Encoded) -> Holding:
+        """A value that another process wrote for this one."""
+        return self.client.claim(decode_stored(payload.data))
+
+    def arrived(self, holding: Holding, sink: Any) -> None:
+        """The result of a call: to its reference, or to whoever waits for it."""
+        if isinstance(sink, ObjectRef):
+            sink._stored = holding
+            if sink._waiters is None:
+                sink._resolve(ELSEWHERE)
+            else:
+                self.bring(sink)
+        elif sink is not None:
+            self._runtime.spawn(self._deliver(holding, sink))
+
+    def bring(self, ref: ObjectRef[Any]) -> None:
+        """Open the value of an own reference, once, however many want it."""
+        if ref._stored is not None and (ref._outcome is None or ref._outcome is ELSEWHERE):
+            self._bring(ref, ref._stored.stored)
+
+    async def open(self, payload: Payload) -> Encoded:
+        """The value that a payload stands for, on views of the store."""
+        return await self.client.open(decode_stored(payload.data))
+
+    def let_go(self) -> None:
+        """The node is short of room: values that are only at hand go, those that user code holds stay."""
+        at_hand, self._at_hand = self._at_hand, []
+        for each in at_hand:
+            ref = each()
+            if ref is not None and type(ref._outcome) is Encoded:
+                ref._outcome = ELSEWHERE
+
+    def close(self) -> None:
+        self.let_go()
+        self.client.close()
+
+    def _open_borrowed(self, ref: ObjectRef[Any], payload: Payload) -> None:
+        self._bring(ref, decode_stored(payload.data))
+
+    def _bring(self, ref: ObjectRef[Any], stored: Stored) -> None:
+        if id(ref) not in self._bringing:
+            self._bringing.add(id(ref))
+            self._runtime.spawn(self._open_for(ref, stored))
+
+    async def _open_for(self, ref: ObjectRef[Any], stored: Stored) -> None:
+        try:
+            encoded = await self.client.open(stored)
+        except ActorliteError as error:
+            failure = Failure(partial(copy_of, error), quiet=True)
+            ref._resolve(failure)
+            if isinstance(error, ObjectStoreFullError):
+                self._runtime.delays.after(FAILED_S, partial(_try_again, ref, failure))
+        else:
+            ref._resolve(encoded)
+            self._keep_at_hand(ref)
+        finally:
+            self._bringing.discard(id(ref))
+
+    async def _deliver(self, holding: Holding, sink: Any) -> None:
+        try:
+            outcome: Any = await self.client.open(holding.stored)
+        except ActorliteError as error:
+            outcome = Failure(partial(copy_of, error))
+        sink._resolve(outcome)
+
+    def _keep_at_hand(self, ref: ObjectRef[Any]) -> None:
+        self._at_hand.append(weak(ref))
+        if len(self._at_hand) >= self._prune_at:
+            self._at_hand = [each for each in self._at_hand if each() is not None]
+            self._prune_at = 2 * len(self._at_hand) + MANY
+
+    def __repr__(self) -> str:
+        return f"<StoredValues at hand={len(self._at_hand)}>"
+
+
+def copy_of(error: ActorliteError) -> BaseException:
+    """One for each who awaits, so that none shares a traceback."""
+    return type(error)(str(error), outcome=error.outcome)
+
+
+def _try_again(ref: ObjectRef[Any], failure: Failure) -> None:
+    if ref._outcome is failure:
+        ref._outcome = ELSEWHERE
