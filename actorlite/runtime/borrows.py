@@ -87,6 +87,9 @@ class Borrows:
 
     def import_ref(self, identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:
         """The reference for an id that came in a message. From any thread."""
+        watcher = self._watchers.get(identifier)
+        if watcher is not None and (held := watcher()) is not None:
+            return held  # type: ignore[no-any-return]
         if owner_of(identifier) == self._scope.process:
             return self._scope.exports.find(identifier)
         make = partial(ObjectRef[Any], self._scope, identifier, owner_address)  # type: ignore[arg-type]

@@ -86,6 +86,7 @@ class ProcessRuntime:
         self.delays = Delays(self.loop)
         self.exports = Exports(hub)
         self.borrows = Borrows(self)
+        self.import_ref = self.borrows.import_ref
         self.stored = StoredValues(self)
         self.streams = Streams(self)
         self.code = CodeBook(self)
@@ -268,9 +269,6 @@ class ProcessRuntime:
 
     def export(self, ref: ObjectRef[Any]) -> tuple[Callable[..., object], tuple[object, ...]]:
         return self.exports.export(ref)
-
-    def import_ref(self, identifier: ObjectId, owner_address: str) -> ObjectRef[Any]:
-        return self.borrows.import_ref(identifier, owner_address)
 
     async def cancel(self, ref: ObjectRef[Any] | ObjectRefStream[Any], *, force: bool, recursive: bool) -> bool:
         return await self.on_own_loop(self._cancel(ref, force, recursive))
