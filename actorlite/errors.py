@@ -235,6 +235,10 @@ class ObjectStoreFullError(ActorliteError):
     default_outcome = Outcome.NOT_EXECUTED
 
 
+class ObjectReconstructionFailedError(ObjectLostError):
+    """The value is lost, and the task that made it cannot run again; the text says why."""
+
+
 class OwnerDiedError(ObjectLostError):
     """The process that owned the value ended, and the value with it."""
 

@@ -17,6 +17,7 @@ from actorlite.errors import (
     ConnectionLost,
     DeadlineExceeded,
     MailboxFullError,
+    ObjectLostError,
     Outcome,
     TaskCancelledError,
 )
@@ -45,6 +46,7 @@ from actorlite.wire.messages import (
     HELD,
     INLINE_PAYLOAD_BYTES,
     INTERRUPTED,
+    LOST_ARGUMENT,
     MAILBOX_FULL,
     NO_SUCH_ACTOR,
     SHED,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
 _REFUSALS: Mapping[str, Callable[..., ActorliteError]] = {
     CYCLE: CallCycleError,
+    LOST_ARGUMENT: ObjectLostError,
     MAILBOX_FULL: MailboxFullError,
     SHED: DeadlineExceeded,
 }

@@ -26,6 +26,7 @@ from actorlite.ids import ObjectId
 from actorlite.propagation import registered, travelling
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.peer import Peer
+from actorlite.runtime.lineage import ACTOR, SEVERAL, Origin
 from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
 from actorlite.runtime.room import RoomQuota, wake
 from actorlite.runtime.stored import copy_of, is_large, value_of
@@ -245,7 +246,11 @@ class Outbound:
         elif type(message) is Rejected:
             self.rejected(message)
         elif type(message) is Replies:
-            self._end_many(message, parts)
+            end_many(self, message, parts)
+
+    def origin(self) -> Origin:
+        """How to make its result again; asked before it has ended."""
+        return ACTOR
 
     def lost(self, error: ConnectionLost) -> None:
         """The connection ended before the answer; subclasses retry, or say what died."""
@@ -347,27 +352,29 @@ class Outbound:
         elif isinstance(sink, StructuredResult):
             sink.kept = refs
 
-    def _end_many(self, message: Replies, parts: Sequence[memoryview]) -> None:
-        sink = self.sink
-        if isinstance(sink, ManyResults):
-            values = unpack_all(message.values, parts)
-            refs = _refs_in(message)
-            if refs and self.peer is not None:
-                kept = self.runtime.borrows.take(self.peer, self.number, refs)
-                for ref in sink.refs:
-                    ref._kept = kept
-            for ref, value in zip(sink.refs, values, strict=True):
-                ref._call = None
-                if value.kind == STORED:
-                    self.runtime.stored.arrived(self.runtime.stored.claim(value), ref)
-                else:
-                    ref._resolve(value)
-            self.sink = None
-        self.end(None)
-
     def __repr__(self) -> str:
         state = "ended" if self.ended else "sent" if self.peer is not None else "waiting"
         return f"<{type(self).__name__} {self.name} #{self.number} {state}>"
+
+
+def end_many(call: Outbound, message: Replies, parts: Sequence[memoryview]) -> None:
+    """The results of a call with several."""
+    sink, runtime = call.sink, call.runtime
+    if isinstance(sink, ManyResults):
+        values = unpack_all(message.values, parts)
+        refs = _refs_in(message)
+        if refs and call.peer is not None:
+            kept = runtime.borrows.take(call.peer, call.number, refs)
+            for ref in sink.refs:
+                ref._kept = kept
+        for ref, value in zip(sink.refs, values, strict=True):
+            ref._call = None
+            if value.kind == STORED:
+                runtime.stored.arrived(runtime.stored.claim(value, SEVERAL), ref)
+            else:
+                ref._resolve(value)
+        call.sink = None
+    call.end(None)
 
 
 def take_item(call: Outbound, message: Any, parts: Sequence[memoryview]) -> None:
@@ -401,8 +408,9 @@ def take_stored(call: Outbound, payload: Payload) -> None:
     sink, call.sink = call.sink, None
     if isinstance(sink, ObjectRef):
         sink._call = None
+    origin = call.origin()
     call.end(None)
-    call.runtime.stored.arrived(call.runtime.stored.claim(payload), sink)
+    call.runtime.stored.arrived(call.runtime.stored.claim(payload, origin), sink)
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Encoded, Sequence[Dependency]]:

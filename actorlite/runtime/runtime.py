@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from actorlite.definitions import ActorDefinition, FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
-from actorlite.ids import ActorId, ObjectId, ProcessId
+from actorlite.ids import ActorId, ProcessId
 from actorlite.options import ActorOptions, TaskOptions
 from actorlite.refs import ELSEWHERE, Failure, NotHere, ObjectRef
 from actorlite.rpc.hub import Hub

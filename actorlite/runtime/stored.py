@@ -7,15 +7,22 @@ the node is short of room. A value that user code holds stays pinned by itself.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType
 from weakref import ref as weak
 
-from actorlite.errors import ActorliteError, ObjectStoreFullError
+from actorlite.errors import (
+    ActorliteError,
+    ObjectLostError,
+    ObjectReconstructionFailedError,
+    ObjectStoreFullError,
+)
 from actorlite.ids import ProcessId
 from actorlite.refs import ELSEWHERE, Failure, ObjectRef, block_on
+from actorlite.runtime.lineage import PUT, Origin
 from actorlite.store.client import DEFAULT_TIMEOUT_S, STORE_BYTES, Holding, StoreClient
 from actorlite.wire.messages import Payload
 from actorlite.wire.objects import Stored, decode_stored, encode_stored
@@ -23,6 +30,8 @@ from actorlite.wire.serialize import STORED, Encoded, encode, settled
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
+
+logger = logging.getLogger("actorlite.runtime")
 
 FAILED_S = 1.0
 """How long a reference says that its value could not be opened for want of room; then it may be tried again."""
@@ -64,7 +73,7 @@ class StoredValues:
         ref._kept = encoded.handles or None
         if is_large(encoded):
             timeout_s = DEFAULT_TIMEOUT_S if timeout is None else timeout
-            ref._stored = Holding(self.client, await self.client.write(encoded, runtime.process, timeout_s))
+            ref._stored = Holding(self.client, await self.client.write(encoded, runtime.process, timeout_s), PUT)
             ref._outcome = ELSEWHERE
         else:
             encoded = settled(encoded, value)
@@ -72,8 +81,8 @@ class StoredValues:
         return ref
 
     async def write(self, encoded: Encoded, owner: ProcessId) -> Holding:
-        """A value of this process's own."""
-        return Holding(self.client, await self.client.write(encoded, owner))
+        """Arguments, which are this process's own until their call has ended."""
+        return Holding(self.client, await self.client.write(encoded, owner), "")
 
     async def write_for(self, encoded: Encoded, owner: ProcessId) -> Encoded:
         """A value that `owner` will hold: what stands for it in the message that goes there."""
@@ -91,9 +100,9 @@ class StoredValues:
 
     # --- out of it
 
-    def claim(self, payload: Payload | Encoded) -> Holding:
+    def claim(self, payload: Payload | Encoded, origin: Origin = "") -> Holding:
         """A value that another process wrote for this one."""
-        return self.client.claim(decode_stored(payload.data))
+        return self.client.claim(decode_stored(payload.data), origin)
 
     def arrived(self, holding: Holding, sink: Any) -> None:
         """The result of a call: to its reference, or to whoever waits for it."""
@@ -110,6 +119,17 @@ class StoredValues:
         """Open the value of an own reference, once, however many want it."""
         if ref._stored is not None and (ref._outcome is None or ref._outcome is ELSEWHERE):
             self._bring(ref, ref._stored.stored)
+
+    async def find_again(self, ref: ObjectRef[Any]) -> None:
+        """A worker has said that the value of an own reference is lost. Returns when it is known what became of it."""
+        if ref._stored is not None and ref._outcome is ELSEWHERE:
+            try:
+                await self.client.open(ref._stored.stored)
+            except ObjectLostError as error:
+                self._make_again(ref, error)
+            except ActorliteError:
+                pass  # for want of room: whoever needs it will say so
+        await ref.ready()
 
     async def open(self, payload: Payload) -> Encoded:
         """The value that a payload stands for, on views of the store."""
@@ -139,6 +159,9 @@ class StoredValues:
         try:
             encoded = await self.client.open(stored)
         except ActorliteError as error:
+            if type(error) is ObjectLostError and ref._stored is not None:
+                self._make_again(ref, error)
+                return
             failure = Failure(partial(copy_of, error), quiet=True)
             ref._resolve(failure)
             if isinstance(error, ObjectStoreFullError):
@@ -148,6 +171,22 @@ class StoredValues:
             self._keep_at_hand(ref)
         finally:
             self._bringing.discard(id(ref))
+
+    def _make_again(self, ref: ObjectRef[Any], error: ObjectLostError) -> None:
+        """The value of an own reference is lost."""
+        if ref._stored is None:
+            return  # it is being made already
+        origin: Origin = ref._stored.origin
+        try:
+            if isinstance(origin, str):
+                raise ObjectReconstructionFailedError(origin)
+            ref._stored, ref._outcome = None, None
+            origin.cook(ref)
+        except ObjectReconstructionFailedError as why:
+            failed = ObjectReconstructionFailedError(f"{error}; it cannot be made again: {why}")
+            ref._resolve(Failure(partial(copy_of, failed), quiet=True))
+        else:
+            logger.warning("%s; it is made again: %r", error, origin)
 
     async def _deliver(self, holding: Holding, sink: Any) -> None:
         try:

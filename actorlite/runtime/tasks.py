@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from actorlite.errors import (
     ActorliteError,
     ConnectionLost,
     NodeDiedError,
+    ObjectLostError,
     Outcome,
     PendingCallsLimitExceeded,
     TaskCancelledError,
@@ -25,6 +26,7 @@ from actorlite.refs import Failure, ObjectRef
 from actorlite.resources import to_units
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.calls import (
+    Dependency,
     Outbound,
     StructuredResult,
     attempted,
@@ -37,6 +39,7 @@ from actorlite.runtime.calls import (
     next_attempt,
     take_item,
 )
+from actorlite.runtime.lineage import Origin, Recipe, origin_of_result
 from actorlite.runtime.room import RoomQuota, open_wide, size_of
 from actorlite.runtime.streams import OwnStream
 from actorlite.runtime.submission import SPECIAL, Submitter, origin_of
@@ -44,7 +47,19 @@ from actorlite.state.quota import UNLIMITED, Quota
 from actorlite.state.retries import Backoff, after_try, is_retried
 from actorlite.state.tasks import TaskPool
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import HANDED_BACK, ONE_CPU, STOPPED, Failed, Lease, Rejected, Reply, TaskCall, encode
+from actorlite.wire.messages import (
+    HANDED_BACK,
+    LOST_ARGUMENT,
+    ONE_CPU,
+    STOPPED,
+    Envelope,
+    Failed,
+    Lease,
+    Rejected,
+    Reply,
+    TaskCall,
+    encode,
+)
 from actorlite.wire.serialize import encode_call
 
 if TYPE_CHECKING:
@@ -54,6 +69,8 @@ if TYPE_CHECKING:
 RETRY_BACKOFF = Backoff(first_s=0.1, cap_s=5.0, free=1)
 """Between an exception and the next attempt; a crash is followed by one at once."""
 
+MAX_LOSSES = 3
+"""How often a task is sent again because an argument was lost on its way."""
 LINGER_S = 0.05
 """How long an idle lease is kept for the next task: a caller that awaits one task after the other needs no new lease.
 The node asks for it back at once when somebody waits.
@@ -70,7 +87,7 @@ MAX_CONNECT_FAILURES = 5
 class TaskOut(Outbound):
     """One task on its way, through as many attempts as it has."""
 
-    __slots__ = ("blob", "retries", "retry_on", "group", "lease", "forced", "queued")
+    __slots__ = ("blob", "retries", "retry_on", "group", "lease", "forced", "queued", "recipe", "losses")
 
     blob: CodeBlob
     retries: int
@@ -81,6 +98,10 @@ class TaskOut(Outbound):
     """Whether its worker process shall end with it."""
     queued: bool
     """Whether it waits in the queue of its group."""
+    recipe: Recipe | None
+    """What it is made from, when it makes a lost value again."""
+    losses: int
+    """How often a worker found that an argument is lost."""
 
     def set_out(self, blob: CodeBlob, options: TaskOptions, group: LeaseGroup) -> None:
         """What makes the call a task; once, before anything else."""
@@ -91,6 +112,8 @@ class TaskOut(Outbound):
         self.forced = False
         self.queued = False
         self.group = group
+        self.recipe = None
+        self.losses = 0
 
     def arguments_ready(self) -> None:
         failure = self.failed_dependency()
@@ -114,6 +137,12 @@ class TaskOut(Outbound):
             else:
                 group.handed_back(lease, self)
             return
+        if type(message) is Rejected and message.reason == LOST_ARGUMENT and not self.ended:
+            self.peer = None
+            self.unsent()
+            group.finished(lease, self)
+            self._argument_lost(message.text)
+            return
         if type(message) is Failed and self.retry_on and not self.ended:
             group.finished(lease, self)
             self._raised(message.failure)
@@ -123,6 +152,36 @@ class TaskOut(Outbound):
             group.end_worker(lease)
         else:
             group.finished(lease, self)
+
+    def origin(self) -> Origin:
+        return origin_of_result(self, self.dependencies)
+
+    def once_more(self, ref: ObjectRef[Any], dependencies: Sequence[Dependency], recipe: Recipe) -> None:
+        """Run the same task for `ref`, whose value is lost: without a deadline, and for nobody who waits."""
+        runtime, old = self.runtime, self.envelope
+        envelope = None if old is None else Envelope(num_returns=old.num_returns, units=old.units, name=old.name)
+        call = TaskOut(runtime, next(runtime.hub.numbers), self.name, ref, self.encoded, dependencies, envelope)
+        call.blob, call.group, call.retries, call.retry_on = self.blob, self.group, recipe.left, self.retry_on
+        call.lease = call.losses = 0
+        call.forced = call.queued = False
+        call.recipe = recipe
+        ref._call = call
+        runtime.tasks.begin(call)
+
+    def _argument_lost(self, text: str) -> None:
+        own = [ref for _, ref in self.dependencies if ref._stored is not None]
+        if not own or self.losses >= MAX_LOSSES or self.unwanted:
+            text = f"{self.name}() did not run: {text}"
+            self.end(fail_with(ObjectLostError, text, outcome=Outcome.NOT_EXECUTED))
+            return
+        self.losses += 1
+        self.runtime.spawn(self._find_arguments(own))
+
+    async def _find_arguments(self, refs: Sequence[ObjectRef[Any]]) -> None:
+        for ref in refs:
+            await self.runtime.stored.find_again(ref)
+        if not self.ended:
+            self.arguments_ready()
 
     def cancel(self, *, force: bool = False, recursive: bool = True) -> bool:
         self.forced = self.forced or force

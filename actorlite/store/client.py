@@ -73,17 +73,18 @@ class StoreScope(Protocol):
 class Holding:
     """A value in the store that this process owns: freed when the last who needs it drops this."""
 
-    __slots__ = ("_store", "stored", "packed")
+    __slots__ = ("_store", "stored", "packed", "origin")
 
-    def __init__(self, store: StoreClient | None, stored: Stored) -> None:
+    def __init__(self, store: StoreClient, stored: Stored, origin: object) -> None:
         self._store = store
         self.stored = stored
+        self.origin: Any = origin
+        """How to make it again (`runtime.lineage`)."""
         self.packed = encode_stored(stored)
         """As it stands in payloads."""
 
     def __del__(self) -> None:
-        if self._store is not None:
-            self._store.dropped(self.stored.key)
+        self._store.dropped(self.stored.key)
 
     def __repr__(self) -> str:
         return f"<Holding {self.stored.key} {self.stored.size} bytes>"
@@ -199,10 +200,10 @@ class StoreClient:
 
     # --- the end of values
 
-    def claim(self, stored: Stored) -> Holding:
+    def claim(self, stored: Stored, origin: object) -> Holding:
         """A value that another process wrote for this one has arrived."""
         self._scope.node_peer.tell(encode(ClaimObjects((stored.key,))))
-        return Holding(self, stored)
+        return Holding(self, stored, origin)
 
     def dropped(self, key: str) -> None:
         """Nobody here needs it any more, and this process owns it. From any thread, also inside the collector."""

@@ -272,11 +272,13 @@ HELD = "held"
 """The mailbox is full: the caller keeps the call and those behind it, says `CallerWaits`, and gets `Room`."""
 CYCLE = "cycle"
 SHED = "shed"
+LOST_ARGUMENT = "lost argument"
+"""A value that was to be opened in the store is not there any more."""
 INTERRUPTED = "interrupted"
 """Another: the actor ended under the call, while its worker lives on."""
 REJECTIONS = frozenset(
     {HANDED_BACK, NO_SUCH_ACTOR, ACTOR_DIED, CANCELLED, EXPIRED, BAD_REQUEST, STOPPED, INTERRUPTED}
-    | {STREAM_ENDED, MAILBOX_FULL, HELD, CYCLE, SHED}
+    | {STREAM_ENDED, MAILBOX_FULL, HELD, CYCLE, SHED, LOST_ARGUMENT}
 )
 
 

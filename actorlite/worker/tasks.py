@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from actorlite.errors import ObjectLostError
 from actorlite.rpc.peer import Peer
 from actorlite.state.mailbox import Mailbox
-from actorlite.wire.messages import HANDED_BACK, STOPPED
+from actorlite.wire.messages import HANDED_BACK, LOST_ARGUMENT, STOPPED
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.functions import TaskFunctions
 from actorlite.worker.inbound import Answer, InboundCall
@@ -151,6 +152,8 @@ class TaskLane:
     async def _fetch_and_start(self, call: InboundCall) -> None:
         try:
             await self._worker.fetch_slots(call)
+        except ObjectLostError as error:
+            self._done(call, call.rejection(LOST_ARGUMENT, str(error)))
         except asyncio.CancelledError:
             self._done(call, call.cancellation())
         except BaseException as error:

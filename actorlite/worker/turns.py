@@ -8,7 +8,8 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import CallKind
-from actorlite.wire.messages import ACTOR_DIED
+from actorlite.errors import ObjectLostError
+from actorlite.wire.messages import ACTOR_DIED, LOST_ARGUMENT
 from actorlite.worker.admission import Admission
 from actorlite.worker.endings import Endings
 from actorlite.worker.functions import defined_function, run_kind
@@ -112,6 +113,8 @@ class Turns:
     async def _fetch_and_start(self, call: InboundCall) -> None:
         try:
             await self._worker.fetch_slots(call)
+        except ObjectLostError as error:
+            self.done(call, call.rejection(LOST_ARGUMENT, str(error)))
         except asyncio.CancelledError:
             self.done(call, call.cancellation())
         except BaseException as error:

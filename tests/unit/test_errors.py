@@ -34,6 +34,7 @@ BUILTINS = {
 OUTCOMES = {
     "TaskError": Outcome.EXECUTED,
     "ObjectLostError": Outcome.EXECUTED,
+    "ObjectReconstructionFailedError": Outcome.EXECUTED,
     "OwnerDiedError": Outcome.EXECUTED,
     "WorkerCrashedError": Outcome.UNKNOWN,
     "ActorError": Outcome.UNKNOWN,

@@ -582,7 +582,7 @@ def test_messages_are_values():
 
 def test_the_reasons_of_a_rejection_are_part_of_the_protocol():
     expected = {"handed back", "no such actor", "actor died", "cancelled", "expired", "bad request", "stopped"}
-    expected |= {"stream ended", "mailbox full", "held", "cycle", "shed"}
+    expected |= {"stream ended", "mailbox full", "held", "cycle", "shed", "lost argument"}
     expected.add("interrupted")
     assert expected == messages.REJECTIONS
 
