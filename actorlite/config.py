@@ -71,6 +71,11 @@ def _owner(path: str) -> int | None:
         return None
 
 
+def records_call_sites(environ: Mapping[str, str] | None = None) -> bool:
+    """`ACTORLITE_RECORD_CALL_SITES`: whether `al.memory()` shall say where values were put. Any text means yes."""
+    return bool((os.environ if environ is None else environ).get("ACTORLITE_RECORD_CALL_SITES"))
+
+
 def runtime_directory(settings: Settings | None = None) -> Path:
     """This user's directory for shared sessions. Not created here."""
     settings = settings or Settings.from_environment()

@@ -135,6 +135,9 @@ def runtime_context() -> RuntimeContext:
     return RuntimeContext(find_runtime(), scope)
 
 
+BORROWED = "borrowed by "
+
+
 class StoredObjectInfo(Struct, frozen=True):
     """One value in the store."""
 
@@ -147,6 +150,10 @@ class StoredObjectInfo(Struct, frozen=True):
     """`"being written"`, `"in memory"`, `"in memory, being spilled"`, `"on disk"` or `"on disk, being restored"`."""
     used_by: tuple[tuple[str, int], ...]
     """Processes that read or write it now, and how often they have opened it."""
+    what: str = ""
+    """`"put"`, `"result of f()"`, `"arguments of f()"`; with `ACTORLITE_RECORD_CALL_SITES=1` also where it was put."""
+    held_by: tuple[str, ...] = ()
+    """Why its owner keeps it: `"a reference here"`, `"borrowed by worker pid 123"`, ..."""
 
 
 class MemoryInfo(Struct, frozen=True):
@@ -184,7 +191,16 @@ async def memory() -> MemoryInfo:
         waiting=found.waiting,
         objects=tuple(
             StoredObjectInfo(
-                each.key, each.size, name(each.owner), each.place, tuple((name(who), count) for who, count in each.pins)
+                each.key,
+                each.size,
+                name(each.owner),
+                each.place,
+                tuple((name(who), count) for who, count in each.pins),
+                each.what,
+                tuple(
+                    f"borrowed by {name(holder.removeprefix(BORROWED))}" if holder.startswith(BORROWED) else holder
+                    for holder in each.held_by
+                ),
             )
             for each in found.objects
         ),

@@ -15,7 +15,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from actorlite.errors import ObjectLostError, ObjectStoreFullError
+from msgspec import structs
+
+from actorlite.errors import ActorliteError, ObjectLostError, ObjectStoreFullError
 from actorlite.ids import ProcessId
 from actorlite.node.disk import Disk
 from actorlite.node.segments import SegmentDesk
@@ -43,6 +45,8 @@ from actorlite.wire.objects import (
     ClaimObjects,
     CloseObjects,
     CreateObject,
+    Explained,
+    ExplainObjects,
     FreeObjects,
     ListedObject,
     Objects,
@@ -59,6 +63,7 @@ logger = logging.getLogger("actorlite.node")
 UNCLAIMED_S = 5.0
 """How long after the death of its writer an object waits for the word of its owner, which may be on its way."""
 ASK_AGAIN_S = 1.0
+OWNER_SAYS_S = 1.0
 SPILL_AGAIN_S = 1.0
 """How long after a failure to spill it is tried again."""
 
@@ -146,6 +151,31 @@ class NodeStore:
     def info(self) -> StoreInfo:
         """What a process needs to know that attaches."""
         return StoreInfo(self.desk.segment.capacity, self.desk.channel)
+
+    async def explained(self) -> Objects:
+        """The contents, with what their owners say of them."""
+        found = self.contents()
+        keys: dict[ProcessId, list[Key]] = {}
+        for each in found.objects:
+            keys.setdefault(each.owner, []).append(each.key)
+        asked = [self._ask_owner(owner, tuple(own)) for owner, own in keys.items()]
+        said = {key: (what, holders) for answer in await asyncio.gather(*asked) for key, what, holders in answer}
+        objects = []
+        for each in found.objects:
+            what, holders = said.get(each.key, ("", ()))
+            objects.append(structs.replace(each, what=what, held_by=holders))
+        return structs.replace(found, objects=tuple(objects))
+
+    async def _ask_owner(self, owner: ProcessId, keys: tuple[Key, ...]) -> Sequence[tuple[str, str, tuple[str, ...]]]:
+        peer = self._hub.peers.get(owner)
+        if peer is None:
+            return ()
+        try:
+            async with asyncio.timeout(OWNER_SAYS_S):
+                answer = await peer.request(next(self._hub.numbers), ExplainObjects(keys))
+        except (ActorliteError, TimeoutError):
+            return ()  # it is ending, or busy: the rest is worth knowing all the same
+        return answer.objects if isinstance(answer, Explained) else ()
 
     def contents(self) -> Objects:
         table = self.table

@@ -54,7 +54,7 @@ class Storefront:
         return (await self._opened()).info()
 
     async def _list(self, peer: Peer, body: ListObjects) -> Objects:
-        return (await self._opened()).contents()
+        return await (await self._opened()).explained()
 
     async def _opened(self) -> NodeStore:
         async with self._opening:

@@ -229,7 +229,7 @@ class Outbound:
                 self.runtime.borrows.take(self.peer, self.number, unwanted)
             for payload in _values_of(message):
                 if payload.kind == STORED:
-                    self.runtime.stored.claim(payload)  # and drop it
+                    self.runtime.stored.claim(payload, f"unwanted result of {self.name}()")  # and drop it
             return
         if type(message) is Reply:
             payload = message.value
@@ -370,7 +370,7 @@ def end_many(call: Outbound, message: Replies, parts: Sequence[memoryview]) -> N
         for ref, value in zip(sink.refs, values, strict=True):
             ref._call = None
             if value.kind == STORED:
-                runtime.stored.arrived(runtime.stored.claim(value, SEVERAL), ref)
+                runtime.stored.arrived(runtime.stored.claim(value, f"a result of {call.name}()", SEVERAL), ref)
             else:
                 ref._resolve(value)
         call.sink = None
@@ -393,7 +393,7 @@ async def store_arguments(call: Outbound) -> None:
     """Arguments that are large go to the store before the call is sent."""
     runtime = call.runtime
     try:
-        stored = await runtime.stored.write(call.encoded, runtime.process)
+        stored = await runtime.stored.write(call.encoded, f"arguments of {call.name}()")
     except ActorliteError as error:
         call.withdraw()
         call.end(Failure(partial(copy_of, error)))
@@ -410,7 +410,7 @@ def take_stored(call: Outbound, payload: Payload) -> None:
         sink._call = None
     origin = call.origin()
     call.end(None)
-    call.runtime.stored.arrived(call.runtime.stored.claim(payload, origin), sink)
+    call.runtime.stored.arrived(call.runtime.stored.claim(payload, f"result of {call.name}()", origin), sink)
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Encoded, Sequence[Dependency]]:

@@ -75,6 +75,17 @@ class Exports:
         self.pin(handles)
         self._held_for_reply[peer, call] = handles
 
+    def holders(self, ref: ObjectRef[Any]) -> tuple[str, ...]:
+        """Who holds an own reference, for people."""
+        export = self._exports.get(ref.id)
+        if export is None:
+            return ("a reference here",)
+        borrowers = tuple([f"borrowed by {process}" for process in sorted(export.borrowers)])
+        return (
+            *borrowers,
+            *(("on its way in a message, or an argument of a call under way",) if export.pins > 0 else ()),
+        )
+
     @property
     def is_needed(self) -> bool:
         """Whether other processes hold objects that this one owns."""

@@ -28,7 +28,7 @@ from actorlite.runtime.lookups import Lookups
 from actorlite.runtime.losses import Losses
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.restarts import Restarter
-from actorlite.runtime.stored import StoredValues
+from actorlite.runtime.stored import StoredValues, explain
 from actorlite.runtime.streams import OwnStream, Streams
 from actorlite.runtime.tasks import TaskSubmitter
 from actorlite.streams import ObjectRefStream, StreamSource
@@ -50,7 +50,7 @@ from actorlite.wire.messages import (
     Taken,
     Yes,
 )
-from actorlite.wire.objects import Objects, PinsWanted
+from actorlite.wire.objects import Explained, ExplainObjects, Objects, PinsWanted
 from actorlite.wire.serialize import decode
 
 T = TypeVar("T")
@@ -121,6 +121,7 @@ class ProcessRuntime:
                 ResolveActor: self.directory.resolve,
                 KillActor: self.directory.killed,
                 CancelWork: self._cancel_for,
+                ExplainObjects: self._explain,
             }
         )
 
@@ -250,6 +251,9 @@ class ProcessRuntime:
     async def put(self, value: Any, timeout: float | None = None) -> ObjectRef[Any]:
         self.check_open()
         return await self.stored.put(value, timeout)
+
+    async def _explain(self, peer: Peer, body: ExplainObjects) -> Explained:
+        return explain(self, body.keys)
 
     async def list_objects(self) -> Objects:
         return await self.on_own_loop(self.stored.client.list_objects())

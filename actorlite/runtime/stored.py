@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,12 @@ from actorlite.errors import (
     ObjectStoreFullError,
 )
 from actorlite.ids import ProcessId
+from actorlite.loading import load
 from actorlite.refs import ELSEWHERE, Failure, ObjectRef, block_on
 from actorlite.runtime.lineage import PUT, Origin
 from actorlite.store.client import DEFAULT_TIMEOUT_S, STORE_BYTES, Holding, StoreClient
 from actorlite.wire.messages import Payload
-from actorlite.wire.objects import Stored, decode_stored, encode_stored
+from actorlite.wire.objects import Explained, Stored, decode_stored, encode_stored
 from actorlite.wire.serialize import STORED, Encoded, encode, settled
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ logger = logging.getLogger("actorlite.runtime")
 FAILED_S = 1.0
 """How long a reference says that its value could not be opened for want of room; then it may be tried again."""
 MANY = 64
+RECORDS_CALL_SITES = "actorlite.config:records_call_sites"
 
 
 def is_large(encoded: Encoded) -> bool:
@@ -69,20 +72,22 @@ class StoredValues:
     async def put(self, value: Any, timeout: float | None = None) -> ObjectRef[Any]:
         runtime = self._runtime
         encoded = encode(value, copy=False)
+        where = call_site() if is_large(encoded) and load(RECORDS_CALL_SITES)() else ""
         ref: ObjectRef[Any] = ObjectRef(runtime, next(runtime.hub.numbers))
         ref._kept = encoded.handles or None
         if is_large(encoded):
             timeout_s = DEFAULT_TIMEOUT_S if timeout is None else timeout
-            ref._stored = Holding(self.client, await self.client.write(encoded, runtime.process, timeout_s), PUT)
+            stored = await self.client.write(encoded, runtime.process, timeout_s)
+            self._bind(ref, Holding(self.client, stored, f"put{where}", PUT))
             ref._outcome = ELSEWHERE
         else:
             encoded = settled(encoded, value)
             ref._outcome = Encoded(encoded.kind, encoded.data, encoded.buffers)
         return ref
 
-    async def write(self, encoded: Encoded, owner: ProcessId) -> Holding:
+    async def write(self, encoded: Encoded, what: str) -> Holding:
         """Arguments, which are this process's own until their call has ended."""
-        return Holding(self.client, await self.client.write(encoded, owner), "")
+        return Holding(self.client, await self.client.write(encoded, self._runtime.process), what, "")
 
     async def write_for(self, encoded: Encoded, owner: ProcessId) -> Encoded:
         """A value that `owner` will hold: what stands for it in the message that goes there."""
@@ -100,14 +105,14 @@ class StoredValues:
 
     # --- out of it
 
-    def claim(self, payload: Payload | Encoded, origin: Origin = "") -> Holding:
+    def claim(self, payload: Payload | Encoded, what: str, origin: Origin = "") -> Holding:
         """A value that another process wrote for this one."""
-        return self.client.claim(decode_stored(payload.data), origin)
+        return self.client.claim(decode_stored(payload.data), what, origin)
 
     def arrived(self, holding: Holding, sink: Any) -> None:
         """The result of a call: to its reference, or to whoever waits for it."""
         if isinstance(sink, ObjectRef):
-            sink._stored = holding
+            self._bind(sink, holding)
             if sink._waiters is None:
                 sink._resolve(ELSEWHERE)
             else:
@@ -146,6 +151,10 @@ class StoredValues:
     def close(self) -> None:
         self.let_go()
         self.client.close()
+
+    def _bind(self, ref: ObjectRef[Any], holding: Holding) -> None:
+        ref._stored = holding
+        holding.ref = weak(ref)
 
     def _open_borrowed(self, ref: ObjectRef[Any], payload: Payload) -> None:
         self._bring(ref, decode_stored(payload.data))
@@ -205,6 +214,18 @@ class StoredValues:
         return f"<StoredValues at hand={len(self._at_hand)}>"
 
 
+def explain(runtime: ProcessRuntime, keys: Sequence[str]) -> Explained:
+    """What own objects are, and who holds them."""
+    found = []
+    for key in keys:
+        holding = runtime.stored.client.holdings.get(key)
+        if holding is not None:
+            ref = holding.ref() if holding.ref is not None else None
+            holders = runtime.exports.holders(ref) if ref is not None else ("a call under way",)
+            found.append((key, holding.what, holders))
+    return Explained(tuple(found))
+
+
 def copy_of(error: ActorliteError) -> BaseException:
     """One for each who awaits, so that none shares a traceback."""
     return type(error)(str(error), outcome=error.outcome)
@@ -213,3 +234,11 @@ def copy_of(error: ActorliteError) -> BaseException:
 def _try_again(ref: ObjectRef[Any], failure: Failure) -> None:
     if ref._outcome is failure:
         ref._outcome = ELSEWHERE
+
+
+def call_site() -> str:
+    """Where the user's code is that asked for this: `" at app.py:12"`."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("actorlite."):
+        frame = frame.f_back  # type: ignore[assignment]
+    return f" at {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from actorlite.errors import ActorliteError, ConnectionLost, ObjectLostError
 from actorlite.ids import ProcessId
@@ -73,15 +74,20 @@ class StoreScope(Protocol):
 class Holding:
     """A value in the store that this process owns: freed when the last who needs it drops this."""
 
-    __slots__ = ("_store", "stored", "packed", "origin")
+    __slots__ = ("_store", "stored", "packed", "origin", "what", "ref", "__weakref__")
 
-    def __init__(self, store: StoreClient, stored: Stored, origin: object) -> None:
+    def __init__(self, store: StoreClient, stored: Stored, what: str, origin: object) -> None:
         self._store = store
         self.stored = stored
+        self.what = what
+        """For people."""
+        self.ref: Any = None
+        """A weak reference to the reference whose value it is, if it is that of one."""
         self.origin: Any = origin
         """How to make it again (`runtime.lineage`)."""
         self.packed = encode_stored(stored)
         """As it stands in payloads."""
+        store.holdings[stored.key] = self
 
     def __del__(self) -> None:
         self._store.dropped(self.stored.key)
@@ -103,6 +109,7 @@ class StoreClient:
         self._opening: dict[str, asyncio.Task[Encoded]] = {}
         self._freed: deque[str] = deque()
         self._released: deque[str] = deque()
+        self.holdings: WeakValueDictionary[str, Holding] = WeakValueDictionary()
         self._flush_due = False
         self._closed = False
 
@@ -200,10 +207,10 @@ class StoreClient:
 
     # --- the end of values
 
-    def claim(self, stored: Stored, origin: object) -> Holding:
+    def claim(self, stored: Stored, what: str, origin: object) -> Holding:
         """A value that another process wrote for this one has arrived."""
         self._scope.node_peer.tell(encode(ClaimObjects((stored.key,))))
-        return Holding(self, stored, origin)
+        return Holding(self, stored, what, origin)
 
     def dropped(self, key: str) -> None:
         """Nobody here needs it any more, and this process owns it. From any thread, also inside the collector."""

@@ -18,6 +18,8 @@ from actorlite.wire.objects import (
     ClaimObjects,
     CloseObjects,
     CreateObject,
+    Explained,
+    ExplainObjects,
     FreeObjects,
     ListObjects,
     Objects,
@@ -589,8 +591,9 @@ RequestBody = (
     | CreateObject
     | OpenObject
     | ListObjects
+    | ExplainObjects
 )
-ResponseBody = NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects
+ResponseBody = NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects | Explained
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
 Message = (
     Hello

@@ -92,6 +92,18 @@ class ListObjects(_StoreMessage, tag=133, frozen=True):
     """What is in the store?"""
 
 
+class ExplainObjects(_StoreMessage, tag=134, frozen=True):
+    """Node to owner: what are they, and who holds them?"""
+
+    keys: tuple[str, ...]
+
+
+class Explained(_StoreMessage, tag=143, frozen=True):
+    """Of each object: its key, what it is, and who holds it."""
+
+    objects: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+
 class StoreInfo(_StoreMessage, tag=140, frozen=True):
     """`path` is where a channel hands out the descriptor."""
 
@@ -111,6 +123,8 @@ class ListedObject(_StoreMessage, frozen=True):
     owner: ProcessId
     place: str
     pins: tuple[tuple[ProcessId, int], ...]
+    what: str = ""
+    held_by: tuple[str, ...] = ()
 
 
 class Objects(_StoreMessage, tag=142, frozen=True):

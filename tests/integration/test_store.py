@@ -365,3 +365,27 @@ async def test_a_freed_object_is_lost_not_wrong(anywhere: al.Session) -> None:
     await al.memory()
     with pytest.raises(ObjectLostError, match="not in this node's store"):
         await ref
+
+
+async def test_memory_says_what_each_value_is_and_who_holds_it(
+    anywhere: al.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTORLITE_RECORD_CALL_SITES", "1")
+    keeper = Keeper.remote()
+    put = await al.put(pattern(1))
+    result = make.remote(2)
+    await result.ready()
+    view = await put
+    await keeper.keep.remote([put])
+    (elsewhere,) = await keeper.put.remote(3)
+    objects = (await al.memory()).objects
+    assert len(objects) == 3
+    ours = {each.what: each for each in objects if each.owner.startswith("driver")}
+    (line,) = [what for what in ours if what.startswith("put at ")]
+    assert line.startswith(f"put at {__file__}:")
+    assert len(ours[line].held_by) == 1 and ours[line].held_by[0].startswith("borrowed by worker pid")
+    assert [who for who, _ in ours[line].used_by] == [ours[line].owner]
+    assert ours["result of make()"].held_by == ("a reference here",)
+    (other,) = [each for each in objects if each.owner.startswith("worker")]
+    assert other.what.startswith("put") and other.held_by[0].startswith("borrowed by driver pid")
+    del view, elsewhere

@@ -348,4 +348,4 @@ def test_a_script_sends_its_code_to_another_interpreter(tmp_path: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    return {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

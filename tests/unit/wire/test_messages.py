@@ -81,6 +81,8 @@ from actorlite.wire.objects import (
     ClaimObjects,
     CloseObjects,
     CreateObject,
+    Explained,
+    ExplainObjects,
     FreeObjects,
     ListedObject,
     ListObjects,
@@ -451,6 +453,14 @@ GOLDEN = {
         Request(1, OpenObject("w-1", 60.0)),
         "93280193cc84a3772d31cb404e000000000000",
     ),
+    "explain objects": (
+        Request(1, ExplainObjects(("w-1",))),
+        "93280192cc8691a3772d31",
+    ),
+    "explained": (
+        Response(1, Explained((("w-1", "put", ("a reference here",)),))),
+        "95290192cc8f9193a3772d31a370757491b061207265666572656e63652068657265a0a0",
+    ),
     "list objects": (
         Request(1, ListObjects()),
         "93280191cc85",
@@ -476,8 +486,8 @@ GOLDEN = {
                 (("driver", "driver", 12),),
             ),
         ),
-        "95290198cc8ece00100000cd1000cb3fe000000000000000019195a3772d31cd0fa0a6647269766572a9696e206d656d6f72"
-        "799192a6647269766572019193a6647269766572a66472697665720ca0a0",
+        "95290198cc8ece00100000cd1000cb3fe000000000000000019197a3772d31cd0fa0a6647269766572a9696e206d656d6f72"
+        "799192a664726976657201a0909193a6647269766572a66472697665720ca0a0",
     ),
 }
 HANDSHAKE = ("hello", "challenge", "proof", "welcome", "refused")
