@@ -274,18 +274,18 @@ class NodeStore:
                     self._ask_for_pins()
 
     def _ask_for_pins(self) -> None:
-        """Again and again while somebody waits: a value may have been opened, and kept at hand, meanwhile."""
-        if not self.table.waiting or self._asks_again:
-            return
+        """Now, and again while somebody waits: a value may have been opened, and kept at hand, meanwhile."""
         for process in {process for each in self.table.objects.values() for process in each.pins}:
             if (peer := self._hub.peers.get(process)) is not None:
                 peer.tell(encode(PinsWanted()))
-        self._asks_again = True
-        self._later(ASK_AGAIN_S, self._ask_again)
+        if not self._asks_again:
+            self._asks_again = True
+            self._later(ASK_AGAIN_S, self._ask_again)
 
     def _ask_again(self) -> None:
         self._asks_again = False
-        self._ask_for_pins()
+        if self.table.waiting:
+            self._ask_for_pins()
 
     async def _spill(self, command: SpillOut) -> None:
         try:
