@@ -114,7 +114,7 @@ class ObjectRef(Generic[T_co]):
         runtime = self.runtime
         waker: Any = future if loop is runtime.loop else _Marshalled(loop, _settle, future)
         elsewhere = self.owner_address or self._outcome is ELSEWHERE
-        if value and elsewhere:
+        if value and (elsewhere or loop is not runtime.loop):
             waker = _WhenHere(self, waker)
         if loop is runtime.loop:
             self._add(waker)
@@ -204,7 +204,7 @@ class ObjectRef(Generic[T_co]):
 
     def _subscribe_waker(self, waker: Any, *, value: bool) -> None:
         elsewhere = self.owner_address or self._outcome is ELSEWHERE
-        if value and elsewhere:
+        if value and (elsewhere or not self.runtime.in_loop()):
             waker = _WhenHere(self, waker)
         if self.runtime.in_loop():
             self._add(waker)
@@ -239,9 +239,13 @@ class ObjectRef(Generic[T_co]):
 
     def _add(self, waker: Any) -> None:
         outcome = self._outcome
-        if outcome is not None and not (outcome is ELSEWHERE and isinstance(waker, _WhenHere)):
+        wanted = outcome is ELSEWHERE and isinstance(waker, _WhenHere)
+        if outcome is not None and not wanted:
             _wake(waker)
-        elif self._waiters is None:
+            return
+        if wanted:
+            self.runtime.want(self, value=True)
+        if self._waiters is None:
             self._waiters = waker
         elif type(self._waiters) is list:
             self._waiters.append(waker)

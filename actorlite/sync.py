@@ -7,6 +7,7 @@ back to the node while they wait.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar, overload
 
@@ -32,13 +33,19 @@ def get(refs: Any, *, timeout: float | None = None, copy: bool = False) -> Any:
 
 
 def _take_all(refs: Sequence[ObjectRef[T]], timeout: float | None, copy: bool) -> list[T]:
-    while True:
-        if not waiting.all_here(refs):
-            _block(refs[0].runtime, waiting.until_all(refs, timeout))
-        try:
-            return [ref._take(copy) for ref in refs]
-        except NotHere:
-            continue  # the node was short of room meanwhile, and one of them is not at hand any more
+    ends = None if timeout is None else time.monotonic() + timeout
+    if not waiting.all_here(refs):
+        _block(refs[0].runtime, waiting.until_all(refs, timeout))
+    values: list[T] = []
+    for place, ref in enumerate(refs):
+        while len(values) == place:
+            try:
+                values.append(ref._take(copy))
+            except NotHere:
+                # The node was short of room meanwhile, and it is not at hand any more.
+                left = None if ends is None else max(ends - time.monotonic(), 0.0)
+                _block(ref.runtime, waiting.until_all((ref,), left))
+    return values
 
 
 def put(value: T, *, timeout: float | None = None) -> ObjectRef[T]:

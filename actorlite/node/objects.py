@@ -80,6 +80,7 @@ class NodeStore:
         self._backing = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[int]] = {}
+        self._creating: dict[Key, asyncio.Future[int]] = {}
         self._closed = False
         self._asks_again = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -96,7 +97,7 @@ class NodeStore:
             {
                 SealObjects: lambda peer, message, parts: self._each(self.table.seal, message.keys),
                 FreeObjects: lambda peer, message, parts: self._each(self.table.free, message.keys),
-                AbandonObject: lambda peer, message, parts: self._each(self.table.gave_up_writing, (message.key,)),
+                AbandonObject: self._abandon,
                 ClaimObjects: self._claim,
                 CloseObjects: self._close,
                 ReaderLost: self._reader_lost,
@@ -120,7 +121,8 @@ class NodeStore:
     def process_lost(self, process: ProcessId) -> None:
         """It has no connection any more: what it owned is freed; what it reads is not, while it may be alive."""
         self._do(self.table.owner_gone(process))
-        if not self.desk.may_read(process):
+        if not self.desk.may_read(process) or not self.table.is_used_by(process):
+            self.desk.forget(process)
             self._gone(process)
 
     # --- requests
@@ -129,6 +131,8 @@ class NodeStore:
         if body.owner not in self._hub.peers:
             raise ObjectLostError(f"object {body.key} is for process {body.owner}, which is gone")
         request, future = self._request()
+        self._creating[body.key] = future
+        future.add_done_callback(lambda _: self._creating.pop(body.key, None))
         self._do(self.table.create(request, body.key, body.size, body.owner, peer.identity.process))
         undo = partial(self.table.gave_up_writing, body.key)
         offset = await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.size))
@@ -214,8 +218,9 @@ class NodeStore:
                 return await asyncio.shield(future)
         except BaseException as error:
             text = why_not() if isinstance(error, TimeoutError) else ""
+            self._do(self.table.withdraw(request))  # does nothing for one that was answered
             if not future.done():
-                self._do(self.table.withdraw(request))
+                future.cancel()
             elif not future.cancelled() and future.exception() is None:
                 self._do(undo())
             if text:
@@ -230,6 +235,13 @@ class NodeStore:
     def _each(self, event: Callable[[Key], list[Command]], keys: Sequence[Key]) -> None:
         for key in keys:
             self._do(event(key))
+
+    def _abandon(self, peer: Peer, message: AbandonObject, parts: Sequence[memoryview]) -> None:
+        waiting = self._creating.get(message.key)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(ObjectLostError(f"object {message.key} was withdrawn by who wanted to write it"))
+        else:
+            self._do(self.table.gave_up_writing(message.key))
 
     def _claim(self, peer: Peer, message: ClaimObjects, parts: Sequence[memoryview]) -> None:
         for key in message.keys:
@@ -290,7 +302,9 @@ class NodeStore:
     async def _spill(self, command: SpillOut) -> None:
         try:
             location = await self.disk.write(command.key, self.desk.segment.readable(command.offset, command.size))
-        except SpillError as error:
+        except Exception as error:
+            if not isinstance(error, SpillError):
+                logger.exception("spilling failed in an unexpected way")
             logger.error("an object of %s bytes stays in memory: %s", command.size, error)
             self._do(self.table.spill_failed(command.key, str(error)))
             self._later(SPILL_AGAIN_S, lambda: self._do(self.table.try_again()))
@@ -308,6 +322,9 @@ class NodeStore:
         except SpillError as error:
             logger.error("%s", error)
             self._do(self.table.restore_failed(command.key, str(error)))
+        except Exception as error:
+            logger.exception("restoring failed in an unexpected way; the file is as it was")
+            self._do(self.table.restore_put_off(command.key, f"object {command.key} could not be restored: {error}"))
         else:
             self._do(self.table.restored(command.key))
 
@@ -323,7 +340,7 @@ class NodeStore:
     def _why_full(self, size: int) -> str:
         text = why_full(self.table, size)
         for process, peer in self._hub.peers.items():
-            text = text.replace(process, f"{peer.identity.role} pid {peer.identity.pid}")
+            text = text.replace(f"{process} (", f"{peer.identity.role} pid {peer.identity.pid} (")
         return text
 
     def _why_not_open(self, key: Key) -> str:

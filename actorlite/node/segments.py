@@ -49,6 +49,11 @@ class SegmentDesk:
         an object in this process, as long as the node."""
         return process in self._pidfds or not self.channel
 
+    def forget(self, process: ProcessId) -> None:
+        """It reads nothing, and has no connection to ask for anything."""
+        if process in self._pidfds:
+            self._close_pidfd(process)
+
     def hand_out(self, process: ProcessId, channel: DescriptorChannel) -> bool:
         """Send the descriptor to a process that has registered, and watch that process. False for a stranger."""
         peer = self._hub.peers.get(process)

@@ -29,7 +29,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.lineage import ACTOR, SEVERAL, Origin
 from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
 from actorlite.runtime.room import RoomQuota, wake
-from actorlite.runtime.stored import copy_of, is_large, value_of
+from actorlite.runtime.stored import as_ours, copy_of, is_large, session_over, value_of
 from actorlite.store.client import Holding
 from actorlite.transport import Buffer
 from actorlite.wire.failures import decode_failure
@@ -120,6 +120,7 @@ class Outbound:
     __slots__ = (
         "runtime", "number", "name", "sink", "encoded", "dependencies", "envelope", "peer", "timer", "ended", "missing",
         "pinned", "may_have_run", "siblings", "quota", "size", "begun", "unwanted", "stored",
+        "storing",
     )  # fmt: skip
 
     def __init__(
@@ -158,6 +159,7 @@ class Outbound:
         self.size = 0
         self.stored: Holding | None = None
         """Its arguments, where they are large enough for the store."""
+        self.storing: asyncio.Task[None] | None = None
 
     # --- before it is sent
 
@@ -177,7 +179,7 @@ class Outbound:
                 ref._subscribe_waker(self._one_arrived, value=False)
         if is_large(self.encoded):
             self.missing += 1
-            self.runtime.spawn(store_arguments(self))
+            self.storing = self.runtime.spawn(store_arguments(self))
 
     def _one_arrived(self) -> None:
         self.missing -= 1
@@ -283,7 +285,7 @@ class Outbound:
             self.timer.cancel()
         if self.siblings is not None:
             self.siblings.discard(self)
-        if self.dependencies or self.pinned or self.encoded.handles:
+        if self.dependencies or self.pinned or self.encoded.handles or self.missing:
             self.release()
         if type(outcome) is Failure and (self.unwanted or self.runtime.closing or self.runtime.quiet):
             outcome.retrieved = True  # whoever shuts a session down has given up on what is under way
@@ -301,6 +303,8 @@ class Outbound:
             for _, ref in self.dependencies:
                 ref._remove_soon(self._one_arrived)
         self.dependencies = ()
+        if self.storing is not None:
+            self.storing.cancel()
         self.unsent()
 
     def unsent(self) -> None:
@@ -342,6 +346,11 @@ class Outbound:
 
     def withdraw(self) -> None:
         """Take an unsent call out of its queue."""
+
+    def not_stored(self, error: ActorliteError) -> None:
+        """Its arguments are too large for a message, and cannot be stored."""
+        self.withdraw()
+        self.end(Failure(partial(copy_of, error)))
 
     def _keep(self, sink: Any, payload: Payload) -> None:
         if self.peer is None:
@@ -394,10 +403,15 @@ async def store_arguments(call: Outbound) -> None:
     runtime = call.runtime
     try:
         stored = await runtime.stored.write(call.encoded, f"arguments of {call.name}()")
-    except ActorliteError as error:
-        call.withdraw()
-        call.end(Failure(partial(copy_of, error)))
+    except asyncio.CancelledError:
+        if not call.ended:
+            call.not_stored(session_over())
+        raise
+    except Exception as error:
+        call.not_stored(as_ours(error))
         return
+    if call.ended:
+        return  # given up meanwhile
     call.stored = stored
     call.encoded = Encoded(STORED, stored.packed, (), call.encoded.handles)
     call._one_arrived()

@@ -62,6 +62,9 @@ class CreationOut(Outbound):
     def arguments_ready(self) -> None:
         self.maker.place(self)
 
+    def not_stored(self, error: ActorliteError) -> None:
+        self.fail(f"its arguments could not be stored: {error}")
+
     def send(self, peer: Peer) -> None:
         """Send the constructor call, then whatever was called meanwhile. Raises `ConnectionLost`."""
         if self.ended:

@@ -129,7 +129,7 @@ class Exports:
         outcome = ref._outcome
         if not message.value:
             peer.tell(encode(Exists(message.id)))
-        elif isinstance(outcome, Failure):
+        elif isinstance(outcome, Failure) and ref._stored is None:
             peer.tell(encode(Failed(message.id, encode_failure(outcome.exception(), "owner"))))
         else:
             kept = ref._kept or ()

@@ -9,7 +9,7 @@ from actorlite.ids import ActorId, ObjectId
 from actorlite.refs import ObjectRef
 from actorlite.transport import Buffer
 from actorlite.wire.messages import ACTOR_MARK, INLINE_PAYLOAD_BYTES, Payload
-from actorlite.wire.serialize import Encoded
+from actorlite.wire.serialize import STORED, Encoded
 
 RefEntries = tuple[tuple[ObjectId, str], ...]
 
@@ -18,7 +18,7 @@ def pack(encoded: Encoded, own_address: str) -> tuple[Payload, Sequence[Buffer]]
     """The payload for a struct, and the parts that must follow it in the message."""
     data = encoded.data
     refs = ref_entries(encoded.handles, own_address) if encoded.handles else ()
-    if not encoded.buffers and len(data) <= INLINE_PAYLOAD_BYTES:
+    if encoded.kind == STORED or (not encoded.buffers and len(data) <= INLINE_PAYLOAD_BYTES):
         return Payload(encoded.kind, data, 0, refs), ()  # type: ignore[arg-type]
     return Payload(encoded.kind, b"", 1 + len(encoded.buffers), refs), (data, *encoded.buffers)
 

@@ -163,6 +163,9 @@ class ProcessRuntime:
     def node_pid(self) -> int:
         return self.node.info.pid
 
+    async def why_node_gone(self, otherwise: str) -> str:
+        return await self.node.why_gone(otherwise)
+
     @property
     def node_peer(self) -> Peer:
         return self.node.peer

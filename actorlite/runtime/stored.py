@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType
@@ -20,6 +20,7 @@ from actorlite.errors import (
     ObjectLostError,
     ObjectReconstructionFailedError,
     ObjectStoreFullError,
+    SessionClosedError,
 )
 from actorlite.ids import ProcessId
 from actorlite.loading import load
@@ -37,6 +38,7 @@ logger = logging.getLogger("actorlite.runtime")
 
 FAILED_S = 1.0
 """How long a reference says that its value could not be opened for want of room; then it may be tried again."""
+SOON_S = 0.2
 MANY = 64
 RECORDS_CALL_SITES = "actorlite.config:records_call_sites"
 
@@ -132,13 +134,32 @@ class StoredValues:
                 await self.client.open(ref._stored.stored)
             except ObjectLostError as error:
                 self._make_again(ref, error)
-            except ActorliteError:
-                pass  # for want of room: whoever needs it will say so
+            except Exception as error:
+                logger.debug("%r is not known to be lost: %s", ref, error)  # whoever needs it will say what is wrong
         await ref.ready()
 
-    async def open(self, payload: Payload) -> Encoded:
-        """The value that a payload stands for, on views of the store."""
-        return await self.client.open(decode_stored(payload.data))
+    async def open_all(self, payloads: Mapping[int, Payload]) -> dict[int, Encoded]:
+        """The values that payloads stand for, on views of the store.
+
+        Who has some and waits for others in a full store may wait for somebody who has those and waits for these: so
+        what was opened is let go when the next does not come soon, and it begins anew, at a moment of its own.
+        """
+        loop = self._runtime.loop
+        ends = loop.time() + DEFAULT_TIMEOUT_S
+        while True:
+            opened: dict[int, Encoded] = {}
+            try:
+                for place, payload in payloads.items():
+                    left = ends - loop.time()
+                    timeout_s = min(left, SOON_S) if opened else left
+                    opened[place] = await self.client.open(decode_stored(payload.data), max(timeout_s, 0.001))
+            except ObjectStoreFullError:
+                if loop.time() + SOON_S >= ends:
+                    raise
+                opened.clear()
+                await asyncio.sleep(SOON_S * self._runtime.hub.luck())
+            else:
+                return opened
 
     def let_go(self) -> None:
         """The node is short of room: values that are only at hand go, those that user code holds stay."""
@@ -167,7 +188,11 @@ class StoredValues:
     async def _open_for(self, ref: ObjectRef[Any], stored: Stored) -> None:
         try:
             encoded = await self.client.open(stored)
-        except ActorliteError as error:
+        except asyncio.CancelledError:
+            ref._resolve(Failure(partial(copy_of, session_over()), quiet=True))
+            raise
+        except Exception as reason:
+            error = as_ours(reason)
             if type(error) is ObjectLostError and ref._stored is not None:
                 self._make_again(ref, error)
                 return
@@ -200,8 +225,11 @@ class StoredValues:
     async def _deliver(self, holding: Holding, sink: Any) -> None:
         try:
             outcome: Any = await self.client.open(holding.stored)
-        except ActorliteError as error:
-            outcome = Failure(partial(copy_of, error))
+        except asyncio.CancelledError:
+            sink._resolve(Failure(partial(copy_of, session_over()), quiet=True))
+            raise
+        except Exception as error:
+            outcome = Failure(partial(copy_of, as_ours(error)))
         sink._resolve(outcome)
 
     def _keep_at_hand(self, ref: ObjectRef[Any]) -> None:
@@ -224,6 +252,20 @@ def explain(runtime: ProcessRuntime, keys: Sequence[str]) -> Explained:
             holders = runtime.exports.holders(ref) if ref is not None else ("a call under way",)
             found.append((key, holding.what, holders))
     return Explained(tuple(found))
+
+
+def session_over() -> ActorliteError:
+    return SessionClosedError("the session was shut down before a large value was there")
+
+
+def as_ours(error: Exception) -> ActorliteError:
+    """What went wrong with the store, as an error that says that."""
+    if isinstance(error, ActorliteError):
+        return error
+    return ObjectStoreFullError(
+        f"the object store cannot be used in this process: {type(error).__name__}: {error}; "
+        "it maps object_store_memory bytes: is there a limit on address space, threads or descriptors (ulimit)?"
+    )
 
 
 def copy_of(error: ActorliteError) -> BaseException:

@@ -44,18 +44,21 @@ async def get(refs: Any, *, timeout: float | None = None, copy: bool = False) ->
 
 
 async def _take_all(refs: Sequence[ObjectRef[T]], timeout: float | None, copy: bool) -> list[T]:
+    started = asyncio.get_running_loop().time()
     await until_all(refs, timeout)
-    ends = None
-    while True:
-        try:
-            return [ref._take(copy) for ref in refs]
-        except NotHere:
-            # One of them was let go again: the node's store is full, and they have to be there all at once.
-            if timeout is not None:
-                now = asyncio.get_running_loop().time()
-                ends = now + timeout if ends is None else ends
-                timeout = max(ends - now, 0.0)
-            await until_all(refs, timeout)
+    try:
+        return [ref._take(copy) for ref in refs]
+    except NotHere:
+        pass  # the node's store is full, and one of them was let go again: they are taken one by one
+    values: list[T] = []
+    for place, ref in enumerate(refs):
+        while len(values) == place:
+            try:
+                values.append(ref._take(copy))
+            except NotHere:
+                left = None if timeout is None else started + timeout - asyncio.get_running_loop().time()
+                await until_all((ref,), left if left is None else max(left, 0.0))
+    return values
 
 
 async def wait(
@@ -71,11 +74,12 @@ async def wait(
     loop = asyncio.get_running_loop()
     returned = refs if _is_known(refs) else None
     watch = returned.lend_watch(loop, fetch_local) if returned is not None else None
+    ends = None if timeout is None else loop.time() + timeout
     try:
         found: list[int] = []
         if watch is None or watch.here >= num_returns:
             found = pending.find_ready(num_returns, fetch_local)
-        if len(found) < num_returns:
+        while len(found) < num_returns:
             if watch is None:
                 watch = pending.open_watch(loop, fetch_local)
             if watch is None:
@@ -83,6 +87,14 @@ async def wait(
             else:
                 await _until_here(watch, num_returns, timeout)
             found = pending.find_ready(num_returns, fetch_local)
+            if ends is not None:
+                timeout = ends - loop.time()
+                if timeout <= 0:
+                    break
+            if len(found) < num_returns and watch is not None:
+                # Values that were here were let go: the node's store is full. They are subscribed to anew.
+                watch.close(pending)
+                watch = None
         ready = pending.take(found)
     except BaseException:
         if watch is not None:
@@ -120,7 +132,10 @@ async def _in_order_of_completion(refs: Sequence[ObjectRef[T]]) -> AsyncIterator
 
 
 async def until_all(refs: Sequence[ObjectRef[Any]], timeout: float | None) -> None:
-    """Return when every value is here, or one has failed. Raises `GetTimeoutError` and says how many are pending."""
+    """Return when every value has been here, or one has failed. Raises `GetTimeoutError`: how many are pending.
+
+    A value may have been let go again when this returns: then taking it raises `NotHere`.
+    """
     check_timeout("get", timeout)
     missing = [ref for ref in refs if not _ready(ref, True)]
     raise_first_failure(refs)
@@ -130,8 +145,8 @@ async def until_all(refs: Sequence[ObjectRef[Any]], timeout: float | None) -> No
     with _subscribed(missing, countdown, value=True):
         await countdown.wait(timeout)
     raise_first_failure(refs)
-    pending = sum(not _ready(ref, True) for ref in missing)
-    if pending:
+    if countdown.needed > 0:
+        pending = sum(not _ready(ref, True) for ref in missing)
         raise GetTimeoutError(f"{pending} of {len(refs)} references were still pending after {timeout} seconds")
 
 

@@ -225,6 +225,10 @@ class ObjectTable:
         self._disown(process)
         return self._settled()
 
+    def is_used_by(self, process: ProcessId) -> bool:
+        """Whether it reads or writes anything."""
+        return any(process in each.pins for each in self.objects.values())
+
     def process_gone(self, process: ProcessId) -> list[Command]:
         """It maps the segment no more: what it pinned, wrote or owned is nobody's."""
         self._disown(process)

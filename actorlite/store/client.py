@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from actorlite.errors import ActorliteError, ConnectionLost, ObjectLostError
+from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, ObjectLostError, SessionClosedError
 from actorlite.ids import ProcessId
 from actorlite.rpc.descriptors import Descriptors, connect_descriptors
 from actorlite.rpc.hub import Hub
@@ -67,6 +68,8 @@ class StoreScope(Protocol):
 
     @property
     def node_peer(self) -> Peer: ...
+
+    async def why_node_gone(self, otherwise: str) -> str: ...
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]: ...
 
@@ -125,6 +128,8 @@ class StoreClient:
         try:
             return await asyncio.shield(writing)
         except asyncio.CancelledError:
+            raise_if_closed(writing)
+            writing.cancel()
             writing.add_done_callback(self._unwanted)
             raise
 
@@ -135,7 +140,11 @@ class StoreClient:
         offsets, total = layout(sizes)
         peer = self._scope.node_peer
         key = f"{self._scope.process}-{next(self._scope.hub.numbers)}"
-        placed = await self._request(CreateObject(key, total, owner, timeout_s))
+        try:
+            placed = await self._request(CreateObject(key, total, owner, timeout_s))
+        except asyncio.CancelledError:
+            peer.tell(encode(AbandonObject(key)))  # it stands in the node's queue, or its room is on its way
+            raise
         if not isinstance(placed, Placed):
             raise ActorliteError(f"the node answered a request for room with {placed!r}")
         try:
@@ -157,14 +166,13 @@ class StoreClient:
             return
         threads = self._get_threads()
         share = max(PIECE_BYTES, -(-total // _copiers()))
-        work = []
+        work: list[Awaitable[None]] = []
         for offset, piece in zip(offsets, pieces, strict=True):
             view = memoryview(piece).cast("B") if memoryview(piece).nbytes else memoryview(b"")
-            for start in range(0, len(view), share):
-                copied = self._scope.loop.run_in_executor(
-                    threads, segment.write, offset + start, view[start : start + share]
-                )
-                work.append(copied)
+            work += [
+                self._start_copy(threads, segment, offset + start, view[start : start + share])
+                for start in range(0, len(view), share)
+            ]
         # All of it, also when this is cancelled or one fails: the memory is not given back while a thread writes to it.
         done = asyncio.gather(*work, return_exceptions=True)
         cancelled = False
@@ -179,6 +187,32 @@ class StoreClient:
         if cancelled:
             raise asyncio.CancelledError
 
+    def _start_copy(
+        self, threads: ThreadPoolExecutor, segment: Segment, offset: int, data: memoryview
+    ) -> Awaitable[None]:
+        copied: Future[None] = Future()
+        unclaimed = [None]
+
+        def copy() -> None:
+            try:
+                unclaimed.pop()  # atomic
+            except IndexError:
+                return
+            try:
+                segment.write(offset, data)
+            except BaseException as error:
+                copied.set_exception(error)
+            else:
+                copied.set_result(None)
+
+        try:
+            threads.submit(copy)
+        except RuntimeError:
+            # No thread can be started. It may be queued all the same, for those that there are: who is first does it.
+            copy()
+        # Shielded: who gives up waiting must not have it marked as cancelled while a thread writes.
+        return asyncio.shield(asyncio.wrap_future(copied))
+
     # --- reading
 
     async def open(self, stored: Stored, timeout_s: float = DEFAULT_TIMEOUT_S) -> Encoded:
@@ -190,7 +224,11 @@ class StoreClient:
         if opening is None:
             opening = self._opening[stored.key] = self._scope.spawn(self._open(stored, timeout_s))
             opening.add_done_callback(lambda _: self._opening.pop(stored.key, None))
-        return await asyncio.shield(opening)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            raise_if_closed(opening)
+            raise
 
     async def _open(self, stored: Stored, timeout_s: float) -> Encoded:
         segment = await self._attached()
@@ -296,7 +334,10 @@ class StoreClient:
         return self._segment
 
     async def _request(self, body: Any) -> Any:
-        return await self._scope.node_peer.request(next(self._scope.hub.numbers), body)
+        try:
+            return await self._scope.node_peer.request(next(self._scope.hub.numbers), body)
+        except ConnectionLost as error:
+            raise NodeDiedError(await self._scope.why_node_gone(str(error)), outcome=error.outcome) from None
 
     def _get_threads(self) -> ThreadPoolExecutor:
         if self._threads is None:
@@ -330,6 +371,14 @@ class _Arrival:
             self.arrived.exception()  # whoever waited for it has it, or was cancelled
         if self.fd >= 0:
             os.close(self.fd)
+
+
+def raise_if_closed(work: asyncio.Task[Any]) -> None:
+    """Where waiting for `work` was cancelled: raise `SessionClosedError` if nobody has cancelled the waiting, but the
+    end of the session the work."""
+    task = asyncio.current_task()
+    if work.cancelled() and task is not None and not task.cancelling():
+        raise SessionClosedError("the session was shut down meanwhile") from None
 
 
 def _copiers() -> int:

@@ -196,14 +196,16 @@ class Segment:
         self._populated[missing:end] = b"\1" * (end - missing)
 
     def _released(self, pin: _Pin) -> None:
-        del _pins[id(pin)]
+        if _pins.pop(id(pin), None) is None:
+            return  # in a child that was forked with it: it is the parent's
         self._pins.discard(id(pin))
         if self._closed and not self._pins:
             self._unmap()
         pin.on_release()
 
     def _unmap(self) -> None:
-        address, self._read_at = self._read_at, 0
+        with self._writing:
+            address, self._read_at = self._read_at, 0
         if address:
             _libc.munmap(address, self.capacity)
 
@@ -220,6 +222,18 @@ _pins: dict[int, _Pin] = {}
 """Of all segments. Views do not know of their pin: were it only its segment's, both could be collected before them."""
 segments_here: dict[str, Segment] = {}
 """The segments of nodes that are objects in this process, by the process id of the node."""
+
+
+_held: list[object] = []
+
+
+def _hold_for_children() -> None:
+    """A child that was forked looks at what its parent looked at, and nobody hears when it has done so: what was pinned
+    at the fork stays, until this process ends."""
+    _held.extend([array for array in [pin() for pin in list(_pins.values())] if array is not None])
+
+
+os.register_at_fork(after_in_parent=_hold_for_children, after_in_child=_pins.clear)
 
 
 def layout(sizes: Sequence[int]) -> tuple[list[int], int]:

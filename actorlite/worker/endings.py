@@ -66,7 +66,7 @@ class Endings:
         mailbox = actor.mailbox
         if ending is None or ending.actor is not actor or ending.stopping is not None:
             return
-        if not mailbox.running and not mailbox.waiting:
+        if not mailbox.running and not mailbox.waiting and not self._worker.runner.storing.get(actor):
             self._stop(ending)
 
     async def hurry(self, identifier: ActorId) -> bool:

@@ -120,11 +120,8 @@ class Worker:
         for slot in call.foreign_slots:
             assert slot.ref is not None
             refs.append((slot.position, self.runtime.import_ref(*slot.ref)))
-        opened = {
-            place: await self.runtime.stored.open(payload)
-            for place, payload in enumerate(call.payloads)
-            if payload.kind == STORED
-        }
+        stored = {place: payload for place, payload in enumerate(call.payloads) if payload.kind == STORED}
+        opened = await self.runtime.stored.open_all(stored) if stored else {}
         for position, ref in refs:
             fetched[position] = await ref
         call.fetched = fetched

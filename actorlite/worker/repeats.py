@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from actorlite.ids import ProcessId
 from actorlite.rpc.peer import Peer
-from actorlite.worker.inbound import Answer, InboundCall
+from actorlite.worker.inbound import Answer, InboundCall, LargeValue
 
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
@@ -57,8 +57,8 @@ class Repeats:
         if self.running.get(key) is not call:
             return
         del self.running[key]
-        if call.cancelled or answer[1]:
-            return  # references in a recorded answer would keep their values alive
+        if call.cancelled or answer[1] or type(answer[0]) is LargeValue:
+            return  # references in a recorded answer would keep their values alive; large values are not kept
         size = sum(len(part) for part in answer[0])
         if size > MAX_BYTES // 4:
             return  # one value must not push out everybody else's

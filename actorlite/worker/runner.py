@@ -13,17 +13,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from actorlite.context import current_runtime
-from actorlite.errors import ActorliteError, Outcome, ProtocolError
+from actorlite.errors import Outcome, ProtocolError
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack
+from actorlite.runtime.stored import as_ours
 from actorlite.transport import Buffer
 from actorlite.wire.failures import encode_failure
 from actorlite.wire.messages import EXPIRED, Failed, Reply, encode
+from actorlite.wire.objects import decode_stored
 from actorlite.worker.coroutines import Coroutines, Done, enter_call, is_late
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.inbound import Answer, InboundCall, LargeValue
 from actorlite.worker.interrupts import run_interruptibly
-from actorlite.worker.scope import RunningCall, cancel_children
+from actorlite.worker.scope import HostedActor, RunningCall, cancel_children
 
 if TYPE_CHECKING:
     from actorlite.worker.host import Worker
@@ -44,6 +46,8 @@ class Runner:
         self._base = Context()
         self._base.run(current_runtime.set, worker.runtime)
         self.coroutines = Coroutines(worker.loop, self._base)
+        self.storing: dict[HostedActor | None, int] = {}
+        """By actor: results that are being copied into the store, before they are answered."""
         self._running: dict[asyncio.Task[None], tuple[Done, InboundCall]] = {}
         """Tasks of ours, and what they were made for."""
         self._ended: deque[tuple[Done, InboundCall, Answer]] = deque()
@@ -91,11 +95,12 @@ class Runner:
             self._worker.repeats.not_run(call)
         if answer is SENT or self._silent:
             return
-        self.answer(peer, call.id, answer)
+        self.answer(peer, call.id, answer, call.actor)
 
-    def answer(self, peer: Peer, number: int, answer: Answer) -> None:
+    def answer(self, peer: Peer, number: int, answer: Answer, actor: HostedActor | None = None) -> None:
         if type(answer[0]) is LargeValue:
-            self._worker.runtime.spawn(_store_and_answer(self._worker, peer, number, answer[0], answer[1]))
+            self.storing[actor] = self.storing.get(actor, 0) + 1
+            self._worker.runtime.spawn(_store_and_answer(self._worker, peer, number, answer[0], answer[1], actor))
             return
         borrows = self._worker.runtime.borrows
         if borrows.unregistered:
@@ -214,14 +219,32 @@ class Runner:
 
 
 async def _store_and_answer(
-    worker: Worker, peer: Peer, number: int, large: LargeValue, handles: Sequence[object]
+    worker: Worker,
+    peer: Peer,
+    number: int,
+    large: LargeValue,
+    handles: Sequence[object],
+    actor: HostedActor | None,
 ) -> None:
     """A result that the loop must not copy itself."""
+    stored = worker.runtime.stored
     try:
-        encoded = await worker.runtime.stored.write_for(large.encoded, peer.identity.process)
-    except ActorliteError as error:
+        encoded = await stored.write_for(large.encoded, peer.identity.process)
+    except Exception as reason:
+        error = as_ours(reason)
         error.outcome = Outcome.EXECUTED
         worker.runner.answer(peer, number, ((encode(Failed(number, encode_failure(error, "worker"))),), ()))
+        return
+    finally:
+        storing = worker.runner.storing
+        storing[actor] -= 1
+        if not storing[actor]:
+            del storing[actor]
+            if actor is not None:
+                # After the answer: it may be all that the actor's end waits for.
+                worker.loop.call_soon(worker.actors.endings.idle, actor)
+    if not peer.is_open:
+        stored.client.dropped(decode_stored(encoded.data).key)  # nobody is there who could own it
         return
     payload, _ = pack(encoded, worker.hub.identity.address)
     worker.runner.answer(peer, number, ((encode(Reply(number, payload)),), handles))
