@@ -62,6 +62,7 @@ logger = logging.getLogger("actorlite.node")
 
 UNCLAIMED_S = 5.0
 """How long after the death of its writer an object waits for the word of its owner, which may be on its way."""
+MAX_ABANDONED = 1000
 ASK_AGAIN_S = 1.0
 OWNER_SAYS_S = 1.0
 SPILL_AGAIN_S = 1.0
@@ -80,7 +81,8 @@ class NodeStore:
         self._backing = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[int]] = {}
-        self._creating: dict[Key, asyncio.Future[int]] = {}
+        self._creating: dict[Key, tuple[int, asyncio.Future[int]]] = {}
+        self._abandoned: dict[Key, None] = {}
         self._closed = False
         self._asks_again = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -128,14 +130,17 @@ class NodeStore:
     # --- requests
 
     async def _create(self, peer: Peer, body: CreateObject) -> Placed:
+        if body.key in self._abandoned:
+            del self._abandoned[body.key]
+            raise ObjectLostError(f"object {body.key} was withdrawn by who wanted to write it")
         if body.owner not in self._hub.peers:
             raise ObjectLostError(f"object {body.key} is for process {body.owner}, which is gone")
         request, future = self._request()
-        self._creating[body.key] = future
+        self._creating[body.key] = request, future
         future.add_done_callback(lambda _: self._creating.pop(body.key, None))
         self._do(self.table.create(request, body.key, body.size, body.owner, peer.identity.process))
         undo = partial(self.table.gave_up_writing, body.key)
-        offset = await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.size))
+        offset = await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.key))
         try:
             await self._back(offset + body.size)
         except BaseException as error:
@@ -150,7 +155,7 @@ class NodeStore:
         request, future = self._request()
         self._do(self.table.open(request, body.key, process))
         undo = partial(self.table.close, body.key, process)
-        return Placed(await self._answer(request, future, body.timeout_s, undo, partial(self._why_not_open, body.key)))
+        return Placed(await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.key)))
 
     def info(self) -> StoreInfo:
         """What a process needs to know that attaches."""
@@ -237,11 +242,18 @@ class NodeStore:
             self._do(event(key))
 
     def _abandon(self, peer: Peer, message: AbandonObject, parts: Sequence[memoryview]) -> None:
-        waiting = self._creating.get(message.key)
+        request, waiting = self._creating.get(message.key, (0, None))
         if waiting is not None and not waiting.done():
+            # Now, not when the request hears of it: until then it could be granted.
             waiting.set_exception(ObjectLostError(f"object {message.key} was withdrawn by who wanted to write it"))
-        else:
+            self._do(self.table.withdraw(request))
+        elif message.key in self.table.objects:
             self._do(self.table.gave_up_writing(message.key))
+        else:
+            # Requests are seen to a pass later than messages: this one has overtaken its request, which follows.
+            self._abandoned[message.key] = None
+            while len(self._abandoned) > MAX_ABANDONED:
+                del self._abandoned[next(iter(self._abandoned))]
 
     def _claim(self, peer: Peer, message: ClaimObjects, parts: Sequence[memoryview]) -> None:
         for key in message.keys:
@@ -337,17 +349,15 @@ class NodeStore:
 
     # --- inside
 
-    def _why_full(self, size: int) -> str:
-        text = why_full(self.table, size)
+    def _why_full(self, key: Key) -> str:
+        """Why there is no room for an object, or it cannot be read."""
+        found = self.table.objects.get(key)
+        if found is not None and found.place is Place.WRITING and found.in_memory:
+            return f"object {key} has not been written"
+        text = why_full(self.table, found.size if found is not None else 0)
         for process, peer in self._hub.peers.items():
             text = text.replace(f"{process} (", f"{peer.identity.role} pid {peer.identity.pid} (")
         return text
-
-    def _why_not_open(self, key: Key) -> str:
-        found = self.table.objects.get(key)
-        if found is not None and found.place is Place.WRITING:
-            return f"object {key} has not been written"
-        return self._why_full(found.size if found is not None else 0)
 
     def _later(self, delay_s: float, work: Callable[[], None]) -> None:
         def due() -> None:

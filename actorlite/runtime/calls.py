@@ -29,7 +29,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.lineage import ACTOR, SEVERAL, Origin
 from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
 from actorlite.runtime.room import RoomQuota, wake
-from actorlite.runtime.stored import as_ours, copy_of, is_large, session_over, value_of
+from actorlite.runtime.stored import copy_of, is_large, store_arguments, take_stored, value_of
 from actorlite.store.client import Holding
 from actorlite.transport import Buffer
 from actorlite.wire.failures import decode_failure
@@ -396,35 +396,6 @@ def take_item(call: Outbound, message: Any, parts: Sequence[memoryview]) -> None
         if take is None:
             raise ProtocolError(f"an item came in answer to {call!r}, which asked for no stream")
         take(message.index, unpack(payload, parts), kept)
-
-
-async def store_arguments(call: Outbound) -> None:
-    """Arguments that are large go to the store before the call is sent."""
-    runtime = call.runtime
-    try:
-        stored = await runtime.stored.write(call.encoded, f"arguments of {call.name}()")
-    except asyncio.CancelledError:
-        if not call.ended:
-            call.not_stored(session_over())
-        raise
-    except Exception as error:
-        call.not_stored(as_ours(error))
-        return
-    if call.ended:
-        return  # given up meanwhile
-    call.stored = stored
-    call.encoded = Encoded(STORED, stored.packed, (), call.encoded.handles)
-    call._one_arrived()
-
-
-def take_stored(call: Outbound, payload: Payload) -> None:
-    """The result of a call lies in the store, and is this process's from now on."""
-    sink, call.sink = call.sink, None
-    if isinstance(sink, ObjectRef):
-        sink._call = None
-    origin = call.origin()
-    call.end(None)
-    call.runtime.stored.arrived(call.runtime.stored.claim(payload, f"result of {call.name}()", origin), sink)
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Encoded, Sequence[Dependency]]:

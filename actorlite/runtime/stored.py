@@ -32,6 +32,7 @@ from actorlite.wire.objects import Explained, Stored, decode_stored, encode_stor
 from actorlite.wire.serialize import STORED, Encoded, encode, settled
 
 if TYPE_CHECKING:
+    from actorlite.runtime.calls import Outbound
     from actorlite.runtime.runtime import ProcessRuntime
 
 logger = logging.getLogger("actorlite.runtime")
@@ -240,6 +241,34 @@ class StoredValues:
 
     def __repr__(self) -> str:
         return f"<StoredValues at hand={len(self._at_hand)}>"
+
+
+async def store_arguments(call: Outbound) -> None:
+    """Arguments that are large go to the store before the call is sent."""
+    try:
+        stored = await call.runtime.stored.write(call.encoded, f"arguments of {call.name}()")
+    except asyncio.CancelledError:
+        if not call.ended:
+            call.not_stored(session_over())
+        raise
+    except Exception as error:
+        call.not_stored(as_ours(error))
+        return
+    if call.ended:
+        return  # given up meanwhile
+    call.stored = stored
+    call.encoded = Encoded(STORED, stored.packed, (), call.encoded.handles)
+    call._one_arrived()
+
+
+def take_stored(call: Outbound, payload: Payload) -> None:
+    """The result of a call lies in the store, and is this process's from now on."""
+    sink, call.sink = call.sink, None
+    if isinstance(sink, ObjectRef):
+        sink._call = None
+    origin = call.origin()
+    call.end(None)
+    call.runtime.stored.arrived(call.runtime.stored.claim(payload, f"result of {call.name}()", origin), sink)
 
 
 def explain(runtime: ProcessRuntime, keys: Sequence[str]) -> Explained:

@@ -55,6 +55,9 @@ ALLOWED: dict[str, str] = {
     "file actorlite/wire/messages.py": "the one tagged union, each message beside the others",
     "class actorlite/state/objects.py:ObjectTable": "a method for each event of an object's life",
     "methods actorlite/state/objects.py:ObjectTable": "a method for each event of an object's life",
+    "class actorlite/node/objects.py:NodeStore": "a handler for each message and request of the store",
+    "methods actorlite/store/client.py:StoreClient": "writing, reading and letting go of one store, each in two steps",
+    "methods actorlite/runtime/calls.py:Outbound": "a call as whoever made it, its connection and its end see it",
     "methods actorlite/node/objects.py:NodeStore": "a handler for each message and request of the store",
     "methods actorlite/refs.py:ObjectRef": "a future's whole interface, which asyncio's combinators ask for, and ours",
 }

@@ -55,7 +55,7 @@ def test_unpacking_copies_nothing():
 
 encodeds = st.builds(
     Encoded,
-    st.integers(0, 9),
+    st.integers(0, 4) | st.integers(6, 9),  # what lies in the store goes another way
     st.binary(max_size=20) | st.just(bytes(LIMIT + 1)),
     st.lists(st.binary(max_size=20).map(memoryview), max_size=3),
 )
