@@ -26,6 +26,7 @@ from actorlite.ids import ProcessId
 from actorlite.loading import load
 from actorlite.refs import ELSEWHERE, Failure, ObjectRef, block_on
 from actorlite.runtime.lineage import PUT, Origin
+from actorlite.runtime.waiting import check_timeout
 from actorlite.store.client import DEFAULT_TIMEOUT_S, STORE_BYTES, Holding, StoreClient
 from actorlite.wire.messages import Payload
 from actorlite.wire.objects import Explained, Stored, decode_stored, encode_stored
@@ -73,6 +74,7 @@ class StoredValues:
     # --- into the store
 
     async def put(self, value: Any, timeout: float | None = None) -> ObjectRef[Any]:
+        check_timeout("put", timeout)
         runtime = self._runtime
         encoded = encode(value, copy=False)
         where = call_site() if is_large(encoded) and load(RECORDS_CALL_SITES)() else ""

@@ -219,7 +219,7 @@ def check_timeout(what: str, timeout: float | None) -> None:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout of {what}() must be a number of seconds, not {timeout!r}")
     if not timeout >= 0:
-        raise ValueError(f"timeout={timeout!r} of {what}() must not be negative: None waits without limit")
+        raise ValueError(f"timeout={timeout!r} of {what}() must not be negative: give seconds, or leave it out")
 
 
 def _ready(ref: ObjectRef[Any], value: bool) -> bool:

@@ -7,6 +7,7 @@ done in threads. Invariant: what the node has granted is given back, whoever was
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Sequence
@@ -109,7 +110,8 @@ class StoreClient:
         self._shared = False
         """Whether the segment belongs to a node in this process."""
         self._threads: ThreadPoolExecutor | None = None
-        self._opening: dict[str, asyncio.Task[Encoded]] = {}
+        self._opening: dict[tuple[str, float], asyncio.Task[Encoded]] = {}
+        """By key and timeout: who is patient must not share the end of who is not."""
         self._freed: deque[str] = deque()
         self._released: deque[str] = deque()
         self.holdings: WeakValueDictionary[str, Holding] = WeakValueDictionary()
@@ -121,7 +123,7 @@ class StoreClient:
     async def write(self, encoded: Encoded, owner: ProcessId, timeout_s: float = DEFAULT_TIMEOUT_S) -> Stored:
         """Copy an encoded value into the store, for `owner` to free. Its buffers must not change meanwhile.
 
-        Raises `ObjectStoreFullError`, `ConnectionLost`. When this is cancelled nothing stays behind.
+        Raises `ObjectStoreFullError`, `NodeDiedError`, `SessionClosedError`. Cancelled, it leaves nothing behind.
         """
         # Owned by the runtime: a cancelled caller must not leave an object that nobody knows of.
         writing = self._scope.spawn(self._write(encoded, owner, timeout_s))
@@ -220,10 +222,11 @@ class StoreClient:
 
         Raises `ObjectLostError` when it was freed, `ObjectStoreFullError` when it is on disk and there is no room.
         """
-        opening = self._opening.get(stored.key)
+        wish = stored.key, timeout_s
+        opening = self._opening.get(wish)
         if opening is None:
-            opening = self._opening[stored.key] = self._scope.spawn(self._open(stored, timeout_s))
-            opening.add_done_callback(lambda _: self._opening.pop(stored.key, None))
+            opening = self._opening[wish] = self._scope.spawn(self._open(stored, timeout_s))
+            opening.add_done_callback(lambda _: self._opening.pop(wish, None))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -262,7 +265,8 @@ class StoreClient:
     def _flush_soon(self) -> None:
         if not self._flush_due and not self._closed and not self._scope.loop.is_closed():
             self._flush_due = True
-            self._scope.loop.call_soon_threadsafe(self._flush)
+            with contextlib.suppress(RuntimeError):  # the loop is closed by another thread meanwhile
+                self._scope.loop.call_soon_threadsafe(self._flush)
 
     def _flush(self) -> None:
         # Cleared first: what is dropped from now on, on another thread, wakes the loop again.

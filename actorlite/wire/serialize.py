@@ -106,7 +106,8 @@ def encode(value: object, name: str = "value", *, copy: bool = True) -> Encoded:
     if cls is bytes:
         return _encode_raw(RAW_BYTES, value, copy)  # type: ignore[arg-type]
     if cls is bytearray:
-        return _encode_raw(RAW_BYTEARRAY, bytes(value) if copy else value, copy)  # type: ignore
+        raw: Any = value
+        return _encode_raw(RAW_BYTEARRAY, bytes(raw) if copy else raw, copy)
     if _is_plain(value):
         return Encoded(PICKLE, pickle.dumps(value, PROTOCOL))
     try:

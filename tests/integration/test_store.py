@@ -316,6 +316,12 @@ async def test_a_put_waits_for_room_and_says_who_has_it(small: al.Session, empty
     await empty()
 
 
+@pytest.mark.parametrize(("timeout", "error"), [(-1, ValueError), ("1", TypeError), (True, TypeError)])
+async def test_a_timeout_that_is_none_is_refused(anywhere: al.Session, timeout: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"put\(\)"):
+        await al.put(1, timeout=timeout)
+
+
 async def test_a_put_that_is_cancelled_leaves_nothing(small: al.Session, empty: Any) -> None:
     kept = [await (await al.put(pattern(seed))) for seed in range(7)]
     waiting = asyncio.create_task(al.put(pattern(9, 2)))
