@@ -243,8 +243,12 @@ async def open_session(plan: Plan) -> Session:
     """Open, register, announce. When it fails or is cancelled nothing is left."""
     opener: Opener = load(OPENERS[plan.address.partition("://")[0]])
     async with AsyncExitStack() as stack:
-        runtime = await opener(plan, stack)
-        session = Session(runtime, stack.pop_all())
+        return session_of(await opener(plan, stack), stack)
+
+
+def session_of(runtime: ProcessRuntime, stack: AsyncExitStack) -> Session:
+    """The session of a runtime that has registered; it takes over what `stack` closes."""
+    session = Session(runtime, stack.pop_all())
     runtime.shut_down = session.shutdown
     sessions.add(runtime)
     return session

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from msgspec import structs
 
 from actorlite.errors import ConnectionLost
 from actorlite.host import Entropy, Spawner
 from actorlite.ids import ProcessId
 from actorlite.node.desk import LeaseDesk
+from actorlite.node.members import Members
 from actorlite.node.storefront import Storefront, StoreOptions
 from actorlite.node.workers import Job, Place, WorkerPool, WorkerRecord
 from actorlite.rpc.handshake import PYTHON
@@ -32,6 +35,7 @@ from actorlite.wire.messages import (
     LeaseWorker,
     NodeInfo,
     NodeStatus,
+    Reclaim,
     RegisterDriver,
     RegisterWorker,
     ReturnLease,
@@ -42,6 +46,7 @@ from actorlite.wire.messages import (
     Yes,
     encode,
 )
+from actorlite.wire.nodes import Capacity, NodeLoad, ProcessEnded
 
 logger = logging.getLogger("actorlite.node")
 
@@ -76,6 +81,7 @@ class Node:
         self._on_stop = on_stop
         self._jobs: dict[ProcessId, Job] = {}
         self._departed: dict[ProcessId, str] = {}
+        self._said_capacity = Capacity(options.cpu_units, 1)
         self._handlers = Handlers()
         identity = Identity(options.process, "node", "", options.pid, PYTHON)
         self.hub = Hub(identity, options.token, entropy, self._handlers, on_peer_lost=self._peer_lost)
@@ -86,10 +92,18 @@ class Node:
         options = self.options
         place = Place(bound, options.worker_address, options.token, options.loop)
         soft_limit = max(1, options.cpu_units // 10_000)
-        self.store = Storefront(self.hub, self._handlers, options.store)
+        self.members = Members(self.hub, self._handlers, self._load, self._nodes_changed)
+        self.store = Storefront(self.hub, self._handlers, options.store, self.members)
         self.workers = WorkerPool(place, self._spawner, self._entropy, soft_limit, self._worker_ended)
-        self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs)
-        self._handlers.on_messages({WithdrawLeases: self.desk.withdraw, Blocked: self.desk.blocked})
+        self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs, self.members)
+        self._handlers.on_messages(
+            {
+                WithdrawLeases: self.desk.withdraw,
+                Blocked: self.desk.blocked,
+                Reclaim: lambda peer, message, parts: self.desk.reclaim(),
+                ProcessEnded: self._ended_elsewhere,
+            }
+        )
         self._handlers.on_requests(
             {
                 RegisterDriver: self._register_driver,
@@ -110,6 +124,7 @@ class Node:
             peer = self.hub.peers.get(process)
             if peer is not None:
                 peer.tell(encode(Ending(reason)))
+        self.members.close(reason)
         try:
             await self.workers.aclose()
         finally:
@@ -130,19 +145,59 @@ class Node:
         return self._info()
 
     def _info(self) -> NodeInfo:
-        return NodeInfo(self.options.pid, self.options.cpu_units, self.options.session_directory)
+        capacity = self._capacity()
+        return NodeInfo(self.options.pid, capacity.cpu_units, self.options.session_directory, capacity.nodes)
+
+    # --- other nodes
+
+    async def join(self, address: Address) -> None:
+        """Become a node of the cluster that the node at `address` belongs to."""
+        await self.members.join(address)
+
+    def _load(self) -> NodeLoad:
+        return NodeLoad(self.table.total, self.table.free)
+
+    def _capacity(self) -> Capacity:
+        others = self.members.views.values()
+        return Capacity(self.table.total + sum(each.total for each in others), 1 + len(others))
+
+    def _nodes_changed(self) -> None:
+        capacity = self._capacity()
+        if capacity != self._said_capacity:
+            self._said_capacity = capacity
+            for process in self._jobs:
+                if (peer := self.hub.peers.get(process)) is not None:
+                    peer.tell(encode(capacity))
+
+    def _ended_elsewhere(self, peer: Peer, message: ProcessEnded, parts: Sequence[memoryview]) -> None:
+        self.members.process_ended(message.process)
+        self.store.process_lost(message.process)
+        self.desk.owner_gone(message.process)
+        if message.job:
+            self.desk.guest_job_ended(message.job)
+
+    def _node_lost(self, node: ProcessId) -> None:
+        self.store.node_lost(node)
+        for worker in self.desk.node_lost(node):
+            self._depart(worker, self.members.lost[node])
+
+    def _depart(self, process: ProcessId, text: str) -> None:
+        self._departed[process] = text
+        while len(self._departed) > MAX_DEPARTED:
+            del self._departed[next(iter(self._departed))]
 
     # --- ends
 
     async def _kill_worker(self, peer: Peer, body: KillWorker) -> Yes:
         record = self.workers.records.get(body.process)
         if record is None:
-            return Yes(False)
+            killed = None if body.here else await self.members.ask(structs.replace(body, here=True), _is_yes)
+            return Yes(killed is not None)
         self.workers.kill(record, "a caller asked for it with al.kill()")
         await record.ended.wait()
         return Yes(True)
 
-    async def _why_died(self, peer: Peer, body: WhyDied) -> Death:
+    async def _why_died(self, peer: Peer, body: WhyDied) -> Death | Yes:
         record = self.workers.records.get(body.process)
         if record is not None:
             try:
@@ -153,10 +208,19 @@ class Node:
         report = self.workers.reports.get(body.process)
         if report is not None:
             return Death(True, report[1], report[0])
-        return Death(True, self._departed.get(body.process, f"process {body.process} is not known to its node"))
+        if (text := self._departed.get(body.process)) is not None:
+            return Death(True, text)
+        if body.here:
+            return Yes(False)
+        said = await self.members.ask(structs.replace(body, here=True), lambda answer: isinstance(answer, Death))
+        if said is not None:
+            death: Death = said[1]
+            return death
+        return Death(True, f"process {body.process} is not known to {'any' if self.members.views else 'its'} node")
 
     def _worker_ended(self, record: WorkerRecord, text: str) -> None:
         self._jobs.pop(record.process, None)
+        self.members.tell(ProcessEnded(record.process))
         self.desk.worker_ended(record)
         logger.info("%s", text)
 
@@ -164,12 +228,14 @@ class Node:
         process = peer.identity.process
         if process in self.hub.peers:
             return  # it has another connection
+        if self.members.peer_lost(peer):
+            self._node_lost(process)
+            return
         self.store.process_lost(process)
         if peer.identity.role == "driver":
             job = self._jobs.pop(process, None)
-            self._departed[process] = f"the driver pid {peer.identity.pid} ended or closed its session"
-            while len(self._departed) > MAX_DEPARTED:
-                del self._departed[next(iter(self._departed))]
+            self._depart(process, f"the driver pid {peer.identity.pid} ended or closed its session")
+            self.members.tell(ProcessEnded(process, job.name if job is not None else ""))
             self.desk.owner_gone(process)
             if job is not None:
                 self.workers.end_job(job)
@@ -203,3 +269,7 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node pid={self.options.pid} {self.table!r} jobs={len(self._jobs)}>"
+
+
+def _is_yes(answer: object) -> bool:
+    return isinstance(answer, Yes) and answer.value

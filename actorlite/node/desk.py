@@ -6,24 +6,34 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
-from actorlite.errors import ActorliteError, TaskUnschedulableError
+from actorlite.errors import ActorliteError, TaskUnschedulableError, WorkerStartError
 from actorlite.ids import ProcessId
+from actorlite.node.members import Members
+from actorlite.node.redirects import NodeLost, Redirects
 from actorlite.node.workers import Job, WorkerPool, WorkerRecord
 from actorlite.resources import from_units
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.state.leases import LeaseRequest, LeaseTable
+from actorlite.state.scheduling import NodeView, choose
 from actorlite.wire.messages import Blocked, Lease, LeaseWorker, Reclaim, ReturnLease, WithdrawLeases, Yes, encode
 
 
 class LeaseDesk:
     """Owned by the node. `jobs` is the node's: who registered, and for which job."""
 
-    def __init__(self, table: LeaseTable, hub: Hub, workers: WorkerPool, jobs: dict[ProcessId, Job]) -> None:
+    def __init__(
+        self, table: LeaseTable, hub: Hub, workers: WorkerPool, jobs: dict[ProcessId, Job], members: Members
+    ) -> None:
         self.table = table
         self._hub = hub
         self._workers = workers
         self._jobs = jobs
+        self._members = members
+        self._redirects = Redirects(hub, members, lambda: next(self._numbers))
+        self._guests: dict[ProcessId, ProcessId] = {}
+        """Processes of other nodes that have, or ask for, leases here, and their nodes."""
+        self._guest_jobs: dict[str, Job] = {}
         self._numbers = itertools.count(1)
         self._grants: dict[int, asyncio.Future[bool]] = {}
         self._tickets: dict[tuple[Peer, int], int] = {}
@@ -34,15 +44,15 @@ class LeaseDesk:
 
     async def lease(self, peer: Peer, body: LeaseWorker) -> Lease | None:
         """A worker for the sender, once there is room; None when the request was withdrawn."""
-        job = self._jobs.get(peer.identity.process)
-        if job is None:
-            raise ActorliteError("register before asking for workers")
-        missing = self.table.shortfall(body.needs)
-        if missing:
-            raise TaskUnschedulableError(
-                f"{body.label or 'this'} needs {_cpus(body.needs)} CPU, but the node has {_cpus(self.table.total)} in "
-                f"all ({_cpus(missing)} too few): ask for less with num_cpus=, or start the node with more"
-            )
+        job = self._job_of(peer, body)
+        if body.job is None and self._members.views and body.purpose != "shared":
+            while (node := self._choose(body)) != self._hub.identity.process:
+                try:
+                    return await self._redirects.lease(peer, body, job, node)
+                except NodeLost:
+                    continue  # another one, which may be this one
+        if self.table.shortfall(body.needs):
+            raise TaskUnschedulableError(self._too_much(body))
         number = next(self._numbers)
         if not await self._granted(peer, body, number):
             return None
@@ -60,12 +70,48 @@ class LeaseDesk:
             return None
         return Lease(number, record.process, record.address, record.pid)
 
+    def _job_of(self, peer: Peer, body: LeaseWorker) -> Job:
+        info = body.job
+        if info is None:
+            job = self._jobs.get(peer.identity.process)
+            if job is None:
+                raise ActorliteError("register before asking for workers")
+            return job
+        if peer.identity.role != "node":
+            raise ActorliteError("only a node may ask for another process")
+        if info.home == self._hub.identity.process:
+            found = next((each for each in self._jobs.values() if each.name == info.name), None)
+            if found is None:
+                raise WorkerStartError(f"job {info.name} has ended")
+            return found
+        self._guests[body.owner] = peer.identity.process
+        job = self._guest_jobs.get(info.name)
+        if job is None:
+            job = self._guest_jobs[info.name] = Job(info.name, info.namespace, info.sys_path, info.cwd, info.home)
+        return job
+
+    def _choose(self, body: LeaseWorker) -> ProcessId:
+        """The node that should have the worker."""
+        here = NodeView(self._hub.identity.process, self.table.total, self.table.free)
+        found = choose(body.needs, body.near, here, list(self._members.views.values()))
+        if found is None:
+            raise TaskUnschedulableError(self._too_much(body))
+        return found
+
+    def _too_much(self, body: LeaseWorker) -> str:
+        most = max([self.table.total, *[each.total for each in self._members.views.values()]])
+        where = f"no node has more than {_cpus(most)}" if self._members.views else f"the node has {_cpus(most)} in all"
+        return (
+            f"{body.label or 'this'} needs {_cpus(body.needs)} CPU, but {where} ({_cpus(body.needs - most)} too few): "
+            "ask for less with num_cpus=, or start the node with more"
+        )
+
     async def _granted(self, peer: Peer, body: LeaseWorker, number: int) -> bool:
         """Wait for room; False when the request was withdrawn."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._grants[number] = future
         self._tickets[peer, body.ticket] = number
-        owner = peer.identity.process
+        owner = body.owner or peer.identity.process
         self._grant(self.table.request(LeaseRequest(number, owner, body.needs, body.holds, body.purpose, body.label)))
         if not future.done():
             self._ask_for_idle_leases()
@@ -85,7 +131,7 @@ class LeaseDesk:
     async def _worker_for(self, peer: Peer, body: LeaseWorker, job: Job) -> WorkerRecord:
         if body.purpose != "shared":
             return await self._workers.acquire(job)
-        owner = peer.identity.process
+        owner = body.owner or peer.identity.process
         task = self._shared.get(owner)
         if task is None or (task.done() and (task.cancelled() or task.exception() or task.result().ended.is_set())):
             task = self._shared[owner] = self._workers.spawn(self._start_shared(job))
@@ -97,7 +143,8 @@ class LeaseDesk:
         return record
 
     async def return_lease(self, peer: Peer, body: ReturnLease) -> Yes:
-        self._give_back(body.lease, reuse=body.reuse, retire=body.retire)
+        if not self._redirects.give_back(body):
+            self._give_back(body.lease, reuse=body.reuse, retire=body.retire)
         return Yes(True)
 
     def _give_back(self, number: int, *, reuse: bool, retire: bool = False) -> None:
@@ -108,6 +155,7 @@ class LeaseDesk:
 
     def withdraw(self, peer: Peer, message: WithdrawLeases, parts: Sequence[memoryview]) -> None:
         for ticket in message.tickets:
+            self._redirects.withdraw(peer, ticket)
             number = self._tickets.get((peer, ticket))
             granted = self.table.withdraw(number) if number is not None else None
             if number is not None and granted is not None:
@@ -133,8 +181,16 @@ class LeaseDesk:
                 future.set_result(True)
             else:
                 self._release(request.number)
+        self._members.load_changed()
 
     def _ask_for_idle_leases(self) -> None:
+        self.reclaim()
+        for node in set(self._guests.values()):
+            if (peer := self._members.peer(node)) is not None:
+                peer.tell(encode(Reclaim()))
+
+    def reclaim(self) -> None:
+        """Somebody waits, here or on the node that says so: own processes give back what is idle."""
         for peer in self._hub.peers.values():
             if peer.identity.process in self._jobs:
                 peer.tell(encode(Reclaim()))
@@ -148,6 +204,8 @@ class LeaseDesk:
 
     def owner_gone(self, process: ProcessId) -> None:
         """Free what a process held. Its workers may still run code for it: they end, once that has cleaned up."""
+        self._guests.pop(process, None)
+        self._redirects.owner_gone(process)
         shared = self._shared.pop(process, None)
         if shared is not None:
             shared.add_done_callback(self._end_shared)  # also when it is still starting
@@ -157,6 +215,20 @@ class LeaseDesk:
             if record is not None and record.lease == lease.number:
                 self._workers.spawn(self._workers.end_orphan(record, "the process that leased it is gone"))
         self._grant(granted)
+
+    def guest_job_ended(self, name: str) -> None:
+        """Its driver, on another node, is gone."""
+        job = self._guest_jobs.pop(name, None)
+        if job is not None:
+            self._workers.end_job(job)
+
+    def node_lost(self, node: ProcessId) -> list[ProcessId]:
+        """Another node is gone with all its processes. Returns the workers there that were leased from here."""
+        for process in [process for process, home in self._guests.items() if home == node]:
+            self.owner_gone(process)
+        for job in [each for each in self._guest_jobs.values() if each.home == node]:
+            self.guest_job_ended(job.name)
+        return self._redirects.node_lost(node)
 
     def _end_shared(self, task: asyncio.Task[WorkerRecord]) -> None:
         if not task.cancelled() and task.exception() is None:

@@ -20,11 +20,14 @@ from msgspec import structs
 from actorlite.errors import ActorliteError, ObjectLostError, ObjectStoreFullError
 from actorlite.ids import ProcessId
 from actorlite.node.disk import Disk
+from actorlite.node.members import Members
 from actorlite.node.segments import SegmentDesk
-from actorlite.node.storefront import StoreOptions
+from actorlite.node.storefront import StoreOptions, pass_on
+from actorlite.node.transfers import Transfers
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.state.objects import (
+    HERE,
     AskForPins,
     Command,
     Forget,
@@ -32,14 +35,17 @@ from actorlite.state.objects import (
     Key,
     ObjectTable,
     Place,
+    Pull,
     ReadBack,
     Refused,
     SpillOut,
+    StopPull,
     why_full,
 )
 from actorlite.store.capacity import default_capacity
 from actorlite.store.spilling import SpillError
-from actorlite.wire.messages import encode
+from actorlite.wire.messages import Yes, encode
+from actorlite.wire.nodes import HasObject, SendChunk
 from actorlite.wire.objects import (
     AbandonObject,
     ClaimObjects,
@@ -72,12 +78,17 @@ SPILL_AGAIN_S = 1.0
 class NodeStore:
     """Made by the storefront. On the loop."""
 
-    def __init__(self, hub: Hub, options: StoreOptions) -> None:
+    def __init__(self, hub: Hub, options: StoreOptions, members: Members) -> None:
         self.table = ObjectTable(options.capacity or default_capacity(), spills=bool(options.spill_to))
         self.desk = SegmentDesk(hub, self.table.allocator.capacity, options.channel, self._gone)
         self.disk = Disk(options.spill_to, hub.identity.process)
+        self.transfers = Transfers(hub, members, self.table, self.desk)
         self._hub = hub
+        self._members = members
         self._loop = asyncio.get_running_loop()
+        self._copies: dict[Key, set[ProcessId]] = {}
+        """The other nodes that have copied an object from here."""
+        self._pulls: dict[Key, asyncio.Task[None]] = {}
         self._backing = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[int]] = {}
@@ -93,12 +104,14 @@ class NodeStore:
             {
                 CreateObject: self._create,
                 OpenObject: self._open,
+                HasObject: self._has,
             }
         )
         handlers.on_messages(
             {
                 SealObjects: lambda peer, message, parts: self._each(self.table.seal, message.keys),
-                FreeObjects: lambda peer, message, parts: self._each(self.table.free, message.keys),
+                FreeObjects: self._free,
+                SendChunk: self.transfers.send_chunk,
                 AbandonObject: self._abandon,
                 ClaimObjects: self._claim,
                 CloseObjects: self._close,
@@ -115,6 +128,8 @@ class NodeStore:
         self._closed = True
         for timer in self._timers:
             timer.cancel()
+        for pull in self._pulls.values():
+            pull.cancel()
         # Not cancelled: a thread that writes a file cannot be, and would leave it behind.
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.disk.aclose()
@@ -127,18 +142,25 @@ class NodeStore:
             self.desk.forget(process)
             self._gone(process)
 
+    def node_lost(self, node: ProcessId) -> None:
+        """Another node is gone, with its processes, its reads of objects here, and what only it had."""
+        self._do(self.table.process_gone(node))
+        self._do(self.table.node_gone(node))
+        for key in [key for key, nodes in self._copies.items() if node in nodes]:
+            self._copies[key].discard(node)
+
     # --- requests
 
     async def _create(self, peer: Peer, body: CreateObject) -> Placed:
         if body.key in self._abandoned:
             del self._abandoned[body.key]
             raise ObjectLostError(f"object {body.key} was withdrawn by who wanted to write it")
-        if body.owner not in self._hub.peers:
+        if not self._is_there(body.owner, body.home):
             raise ObjectLostError(f"object {body.key} is for process {body.owner}, which is gone")
         request, future = self._request()
         self._creating[body.key] = request, future
         future.add_done_callback(lambda _: self._creating.pop(body.key, None))
-        self._do(self.table.create(request, body.key, body.size, body.owner, peer.identity.process))
+        self._do(self.table.create(request, body.key, body.size, body.owner, peer.identity.process, body.home))
         undo = partial(self.table.gave_up_writing, body.key)
         offset = await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.key))
         try:
@@ -150,12 +172,27 @@ class NodeStore:
             raise ObjectStoreFullError(_no_memory(body.size, error)) from None
         return Placed(offset)
 
+    def _is_there(self, owner: ProcessId, home: ProcessId) -> bool:
+        """Whether somebody is there to free what is written for that process."""
+        if home and home != self._hub.identity.process:
+            return self._members.peer(home) is not None and owner not in self._members.ended
+        return owner in self._hub.peers
+
     async def _open(self, peer: Peer, body: OpenObject) -> Placed:
         process = peer.identity.process
+        source = body.node if body.node != self._hub.identity.process else HERE
         request, future = self._request()
-        self._do(self.table.open(request, body.key, process))
+        self._do(self.table.open(request, body.key, process, body.size, source))
         undo = partial(self.table.close, body.key, process)
-        return Placed(await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.key)))
+        offset = await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.key))
+        if peer.identity.role != "node":
+            return Placed(offset)
+        found = self.table.objects[body.key]
+        self._copies.setdefault(body.key, set()).add(process)
+        return Placed(offset, found.owner, found.home or self._hub.identity.process)
+
+    async def _has(self, peer: Peer, body: HasObject) -> Yes:
+        return Yes(self.table.has(body.key))
 
     def info(self) -> StoreInfo:
         """What a process needs to know that attaches."""
@@ -176,12 +213,13 @@ class NodeStore:
         return structs.replace(found, objects=tuple(objects))
 
     async def _ask_owner(self, owner: ProcessId, keys: tuple[Key, ...]) -> Sequence[tuple[str, str, tuple[str, ...]]]:
-        peer = self._hub.peers.get(owner)
+        home = next((found.home for key in keys if (found := self.table.objects.get(key)) is not None), HERE)
+        peer = self._members.peer(home) if home else self._hub.peers.get(owner)
         if peer is None:
             return ()
         try:
             async with asyncio.timeout(OWNER_SAYS_S):
-                answer = await peer.request(next(self._hub.numbers), ExplainObjects(keys))
+                answer = await peer.request(next(self._hub.numbers), ExplainObjects(keys, owner))
         except (ActorliteError, TimeoutError):
             return ()  # it is ending, or busy: the rest is worth knowing all the same
         return answer.objects if isinstance(answer, Explained) else ()
@@ -255,7 +293,18 @@ class NodeStore:
             while len(self._abandoned) > MAX_ABANDONED:
                 del self._abandoned[next(iter(self._abandoned))]
 
+    def _free(self, peer: Peer, message: FreeObjects, parts: Sequence[memoryview]) -> None:
+        """Also of copies: here, where the message came from another node, and where this one has given some to."""
+        pass_on(self._hub, self._members, message)
+        for key in message.keys:
+            for node in self._copies.pop(key, ()):
+                if (there := self._members.peer(node)) is not None:
+                    there.tell(encode(FreeObjects((key,))))
+            self._do(self.table.free(key))
+
     def _claim(self, peer: Peer, message: ClaimObjects, parts: Sequence[memoryview]) -> None:
+        if pass_on(self._hub, self._members, message):
+            return
         for key in message.keys:
             self.table.claim(key)
 
@@ -292,6 +341,10 @@ class NodeStore:
                     self._spawn(self._spill(command))
                 case ReadBack():
                     self._spawn(self._restore(command))
+                case Pull():
+                    self._pulls[command.key] = self._spawn(self._pull(command))
+                case StopPull(key):
+                    self._pulls[key].cancel()
                 case Forget(location):
                     self._spawn(self.disk.delete(location))
                 case AskForPins():
@@ -340,6 +393,24 @@ class NodeStore:
         else:
             self._do(self.table.restored(command.key))
 
+    async def _pull(self, command: Pull) -> None:
+        key = command.key
+        try:
+            await self._back(command.offset + command.size)
+            node = await self.transfers.pull(command)
+        except OSError as error:
+            end = partial(self.table.restore_put_off, key, _no_memory(command.size, error))
+        except ObjectLostError as error:
+            end = partial(self.table.restore_failed, key, str(error))
+        except Exception as error:
+            end = partial(self.table.restore_put_off, key, f"object {key} could not be copied: {error}")
+        except asyncio.CancelledError:
+            end = partial(self.table.pull_stopped, key)
+        else:
+            end = partial(self.table.restored, key, node if self._members.peer(node) is not None else HERE)
+        self._pulls.pop(key, None)
+        self._do(end())
+
     async def _back(self, end: int) -> None:
         """Have the kernel promise the memory below `end`: a writer must never meet a page that is not to be had."""
         segment = self.desk.segment
@@ -367,10 +438,11 @@ class NodeStore:
         timer = self._loop.call_later(delay_s, due)
         self._timers.add(timer)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work, name="actorlite object store")
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
+        return task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -6,14 +6,32 @@ Most sessions never have a large value, and a session's start waits for what the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
+from actorlite.errors import ConnectionLost, ObjectLostError
 from actorlite.ids import ProcessId
 from actorlite.loading import load
+from actorlite.node.members import Members
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
-from actorlite.wire.objects import AttachStore, ListObjects, Objects, StoreInfo
+from actorlite.wire.messages import Yes, encode
+from actorlite.wire.nodes import HasObject
+from actorlite.wire.objects import (
+    AttachStore,
+    ClaimObjects,
+    Explained,
+    ExplainObjects,
+    FreeObjects,
+    ListObjects,
+    Objects,
+    OpenObject,
+    Placed,
+    StoreInfo,
+)
 
 if TYPE_CHECKING:
     from actorlite.node.objects import NodeStore
@@ -34,17 +52,31 @@ class StoreOptions:
 class Storefront:
     """Opens the store for the first process that attaches; everybody attaches before anything else."""
 
-    def __init__(self, hub: Hub, handlers: Handlers, options: StoreOptions) -> None:
+    def __init__(self, hub: Hub, handlers: Handlers, options: StoreOptions, members: Members) -> None:
         self._hub = hub
         self._handlers = handlers
         self._options = options
+        self._members = members
         self._store: NodeStore | None = None
         self._opening = asyncio.Lock()
-        handlers.on_requests({AttachStore: self._attach, ListObjects: self._list})
+        handlers.on_requests(
+            {
+                AttachStore: self._attach,
+                ListObjects: self._list,
+                ExplainObjects: self._ask_owner,
+                HasObject: self._has,
+                OpenObject: self._open,
+            }
+        )
+        handlers.on_messages(dict.fromkeys((FreeObjects, ClaimObjects), self._pass_on))
 
     def process_lost(self, process: ProcessId) -> None:
         if self._store is not None:
             self._store.process_lost(process)
+
+    def node_lost(self, node: ProcessId) -> None:
+        if self._store is not None:
+            self._store.node_lost(node)
 
     async def aclose(self) -> None:
         if self._store is not None:
@@ -56,10 +88,25 @@ class Storefront:
     async def _list(self, peer: Peer, body: ListObjects) -> Objects:
         return await (await self._opened()).explained()
 
+    async def _ask_owner(self, peer: Peer, body: ExplainObjects) -> Explained:
+        """For another node: it does not know the owner, which is here."""
+        return await ask_owner(self._hub, body)
+
+    # --- while nothing is here
+
+    async def _has(self, peer: Peer, body: HasObject) -> Yes:
+        return Yes(False)
+
+    async def _open(self, peer: Peer, body: OpenObject) -> Placed:
+        raise ObjectLostError(f"object {body.key} is not in this node's store")
+
+    def _pass_on(self, peer: Peer, message: FreeObjects | ClaimObjects, parts: Sequence[memoryview]) -> None:
+        pass_on(self._hub, self._members, message)
+
     async def _opened(self) -> NodeStore:
         async with self._opening:
             if self._store is None:
-                store: NodeStore = load(STORE)(self._hub, self._options)
+                store: NodeStore = load(STORE)(self._hub, self._options, self._members)
                 await store.start()
                 store.install(self._handlers)
                 self._store = store
@@ -67,3 +114,26 @@ class Storefront:
 
     def __repr__(self) -> str:
         return f"<Storefront {self._store!r}>"
+
+
+async def ask_owner(hub: Hub, question: ExplainObjects) -> Explained:
+    """What an owner of this node says of its objects. Raises `ConnectionLost` when it is gone."""
+    peer = hub.peers.get(question.owner)
+    if peer is None:
+        raise ConnectionLost(f"process {question.owner} is gone")
+    answer = await peer.request(next(hub.numbers), question)
+    return answer if isinstance(answer, Explained) else Explained(())
+
+
+def pass_on(hub: Hub, members: Members, message: FreeObjects | ClaimObjects) -> bool:
+    """Whether it is for another node; then that one is told, or, when it is gone, all that may have copies."""
+    node = message.node
+    if not node or node == hub.identity.process:
+        return False
+    here = structs.replace(message, node=ProcessId(""))
+    peer = members.peer(node)
+    if peer is not None:
+        peer.tell(encode(here))
+    elif type(message) is FreeObjects:
+        members.tell(here)
+    return True

@@ -43,6 +43,8 @@ class Job:
     namespace: str
     sys_path: tuple[str, ...]
     cwd: str
+    home: ProcessId = ProcessId("")
+    """The node of its driver, when that is another one."""
     is_over: bool = False
 
 

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from actorlite.host import Entropy, SystemEntropy
-from actorlite.ids import PROCESS_ID_BYTES, process_id
+from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.node.daemon import Node, NodeOptions
 from actorlite.node.run import available_cpus
 from actorlite.node.storefront import StoreOptions
 from actorlite.opening.driver import register
-from actorlite.opening.whereabouts import TOKEN_BYTES, AddressMaker, sockets_in
+from actorlite.opening.whereabouts import TOKEN_BYTES, sockets_in
 from actorlite.resources import to_units
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
@@ -20,37 +20,53 @@ from actorlite.transport import Address
 from actorlite.worker.inproc import LoopSpawner
 
 
+class Neighbourhood:
+    """What the nodes and processes of one in-process session have in common: a token, and where they listen."""
+
+    def __init__(self, plan: Plan, stack: AsyncExitStack) -> None:
+        self.plan = plan
+        self.entropy: Entropy = SystemEntropy()
+        self.token = self.entropy.token_bytes(TOKEN_BYTES)
+        self._name = self.entropy.token_bytes(PROCESS_ID_BYTES).hex()
+        self._directory = Path(plan.settings.runtime_root) / f"actorlite-{self._name}"
+        if plan.transport == "uds":
+            self._directory.mkdir(0o700)
+            stack.callback(self._directory.rmdir)
+
+    def address_of(self, process: ProcessId, role: str) -> Address:
+        if self.plan.transport == "inproc":
+            return f"inproc://{self._name}/{process}"
+        if self.plan.transport == "tcp":
+            return "tcp://127.0.0.1:0"
+        return sockets_in(self._directory)(process, role)
+
+    async def start_node(self, num_cpus: float | None) -> tuple[Node, Address]:
+        """The caller closes it."""
+        plan = self.plan
+        process = process_id(self.entropy.token_bytes(PROCESS_ID_BYTES))
+        spilling = plan.object_spilling_directory
+        options = NodeOptions(
+            process=process,
+            token=self.token,
+            cpu_units=to_units("num_cpus", available_cpus() if num_cpus is None else num_cpus),
+            worker_address=lambda worker: self.address_of(worker, "worker"),
+            pid=os.getpid(),
+            store=StoreOptions(
+                capacity=plan.object_store_memory,
+                spill_to=plan.settings.runtime_root if spilling is None else spilling,
+            ),
+        )
+        spawner = LoopSpawner(self.entropy, nearby=plan.transport == "inproc")
+        node = Node(options, spawner, self.entropy, lambda: None)
+        return node, await node.start(self.address_of(process, "node"))
+
+    async def register(self, node: Address, stack: AsyncExitStack) -> ProcessRuntime:
+        """A driver of the node at that address."""
+        return await register(self.plan, node, self.token, self.address_of, self.entropy, stack)
+
+
 async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
-    entropy = SystemEntropy()
-    address_of, node_at = _addresses(plan, entropy, stack)
-    token = entropy.token_bytes(TOKEN_BYTES)
-    cpus = available_cpus() if plan.num_cpus is None else plan.num_cpus
-    options = NodeOptions(
-        process=process_id(entropy.token_bytes(PROCESS_ID_BYTES)),
-        token=token,
-        cpu_units=to_units("num_cpus", cpus),
-        worker_address=lambda process: address_of(process, "worker"),
-        pid=os.getpid(),
-        store=StoreOptions(
-            capacity=plan.object_store_memory,
-            spill_to=plan.settings.runtime_root
-            if plan.object_spilling_directory is None
-            else plan.object_spilling_directory,
-        ),
-    )
-    node = Node(options, LoopSpawner(entropy, nearby=plan.transport == "inproc"), entropy, lambda: None)
-    bound = await node.start(node_at)
+    neighbourhood = Neighbourhood(plan, stack)
+    node, address = await neighbourhood.start_node(plan.num_cpus)
     stack.push_async_callback(node.aclose, "its session was shut down")
-    return await register(plan, bound, token, address_of, entropy, stack)
-
-
-def _addresses(plan: Plan, entropy: Entropy, stack: AsyncExitStack) -> tuple[AddressMaker, Address]:
-    name = entropy.token_bytes(PROCESS_ID_BYTES).hex()
-    if plan.transport == "inproc":
-        return (lambda process, role: f"inproc://{name}/{process}"), f"inproc://{name}/node"
-    if plan.transport == "tcp":
-        return (lambda process, role: "tcp://127.0.0.1:0"), "tcp://127.0.0.1:0"
-    directory = Path(plan.settings.runtime_root) / f"actorlite-{name}"
-    directory.mkdir(0o700)
-    stack.callback(directory.rmdir)
-    return sockets_in(directory), f"uds://{directory}/node.sock"
+    return await neighbourhood.register(address, stack)

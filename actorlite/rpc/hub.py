@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable
 from contextvars import Context
 
+from msgspec import structs
+
 from actorlite.errors import AuthenticationError, ConnectFailed, ConnectionLost, Outcome, SessionClosedError
 from actorlite.host import Entropy
 from actorlite.ids import ProcessId
@@ -62,9 +64,12 @@ class Hub:
             if self._listener is not None:
                 await self._listener.aclose()
             raise
-        mine = self.identity
-        self.identity = Identity(mine.process, mine.role, bound, mine.pid, mine.python)
+        self.identity = structs.replace(self.identity, address=bound)
         return bound
+
+    def belongs_to(self, node: ProcessId) -> None:
+        """Say so to everybody who connects from now on."""
+        self.identity = structs.replace(self.identity, node=node)
 
     async def connect(self, address: Address) -> Peer:
         """The open peer at `address`, connecting when there is none. Several callers share one attempt.

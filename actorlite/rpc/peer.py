@@ -32,6 +32,7 @@ from actorlite.wire.messages import (
     decode,
     encode,
 )
+from actorlite.wire.nodes import Chunk
 
 logger = logging.getLogger("actorlite.rpc")
 
@@ -41,7 +42,7 @@ MAX_MESSAGE_BYTES = 2**31
 MAX_UNANSWERED = 2**20
 """Calls in flight to one process; more wait here. Only a bound on memory: far above what a working program reaches."""
 
-ANSWERS = frozenset({Reply, Replies, Failed, Rejected, Response, Exists})
+ANSWERS = frozenset({Reply, Replies, Failed, Rejected, Response, Exists, Chunk})
 
 
 class Pending(Protocol):

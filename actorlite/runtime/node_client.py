@@ -29,6 +29,7 @@ from actorlite.wire.messages import (
 if TYPE_CHECKING:
     from actorlite.rpc.hub import Hub
 
+NOWHERE = ProcessId("")
 WHY_DIED_S = 3.0
 """How long to wait for the node's report on a process before saying that there is none."""
 
@@ -48,13 +49,15 @@ class NodeClient:
         self._given_up: set[asyncio.Task[Lease | None]] = set()
         """Requests for workers whose answers are still to come, though nobody waits for them any more."""
 
-    async def lease(self, number: int, needs: int, holds: int, purpose: str, label: str) -> Lease | None:
-        """Wait for a worker; None when the request was withdrawn. Raises `TaskUnschedulableError` and its like,
-        `NodeDiedError`.
+    async def lease(
+        self, number: int, needs: int, holds: int, purpose: str, label: str, near: ProcessId = NOWHERE
+    ) -> Lease | None:
+        """Wait for a worker, on the node `near` if possible; None when the request was withdrawn. Raises
+        `TaskUnschedulableError` and its like, `NodeDiedError`.
         """
         if self.gone:
             raise NodeDiedError(self.gone, outcome=Outcome.NOT_EXECUTED)
-        body = LeaseWorker(number, needs, holds, purpose, label)
+        body = LeaseWorker(number, needs, holds, purpose, label, near)
         asking: asyncio.Task[Any] = asyncio.get_running_loop().create_task(self.peer.request(number, body))
         try:
             lease = await asyncio.shield(asking)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from actorlite.definitions import ActorDefinition, FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
 from actorlite.ids import ActorId, ProcessId
@@ -50,6 +52,7 @@ from actorlite.wire.messages import (
     Taken,
     Yes,
 )
+from actorlite.wire.nodes import Capacity
 from actorlite.wire.objects import Explained, ExplainObjects, Objects, PinsWanted
 from actorlite.wire.serialize import decode
 
@@ -113,6 +116,7 @@ class ProcessRuntime:
                 Reclaim: lambda peer, message, parts: self.reclaim(),
                 PinsWanted: lambda peer, message, parts: self.stored.let_go(),
                 Room: lambda peer, message, parts: room(self, message),
+                Capacity: lambda peer, message, parts: self._capacity_changed(message),
                 Ending: lambda peer, message, parts: self.node_ending(message.reason),
             }
         )
@@ -217,6 +221,11 @@ class ProcessRuntime:
     def reclaim(self) -> None:
         """Give back leases without work."""
         self.tasks.reclaim()
+
+    def _capacity_changed(self, now: Capacity) -> None:
+        """Nodes came or went."""
+        self.node.info = structs.replace(self.node.info, cpu_units=now.cpu_units, nodes=now.nodes)
+        self.tasks.capacity_changed(now.cpu_units)
 
     # --- actors
 

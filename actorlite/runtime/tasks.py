@@ -40,6 +40,7 @@ from actorlite.runtime.calls import (
     take_item,
 )
 from actorlite.runtime.lineage import Origin, Recipe, origin_of_result
+from actorlite.runtime.node_client import NOWHERE
 from actorlite.runtime.room import RoomQuota, open_wide, size_of
 from actorlite.runtime.streams import OwnStream
 from actorlite.runtime.submission import SPECIAL, Submitter, origin_of
@@ -120,6 +121,8 @@ class TaskOut(Outbound):
         if failure is not None:
             self.end(failure)
             return
+        if self.dependencies and self.runtime.node.info.nodes > 1:
+            self.group = self.runtime.tasks.group_near(self)
         self.group.submit(self)
 
     def answered(self, message: Any, parts: Any) -> None:
@@ -261,20 +264,28 @@ class TaskOut(Outbound):
 
 
 class LeaseGroup:
-    """The tasks and leases of one resource shape."""
+    """The tasks and leases of one resource shape, which prefer one node."""
 
-    def __init__(self, runtime: ProcessRuntime, units: int) -> None:
+    def __init__(self, runtime: ProcessRuntime, units: int, near: ProcessId) -> None:
         self.runtime = runtime
         self.units = units
-        room = runtime.node.info.cpu_units // units if units else MAX_REQUESTS
-        self.pool: TaskPool[TaskOut] = TaskPool(max(1, room))
+        self.near = near
+        self.pool: TaskPool[TaskOut] = TaskPool(self._room(runtime.node.info.cpu_units))
         self.peers: dict[int, Peer] = {}
         self.requests: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._failures = 0
         """Leased workers in a row that could not be reached."""
 
+    def _room(self, cpu_units: int) -> int:
+        """How many of this shape fit into all nodes together."""
+        return max(1, cpu_units // self.units if self.units else MAX_REQUESTS)
+
     # --- events
+
+    def capacity_changed(self, cpu_units: int) -> None:
+        self.pool.max_requests = self._room(cpu_units)
+        self.pump()
 
     def submit(self, call: TaskOut) -> None:
         call.queued = True
@@ -378,7 +389,7 @@ class LeaseGroup:
         runtime = self.runtime
         lease: Lease | None = None
         try:
-            lease = await runtime.node.lease(number, self.units, self.units, "task", label)
+            lease = await runtime.node.lease(number, self.units, self.units, "task", label, self.near)
             if lease is None:
                 self._forget(number)
                 self.pump()  # a task may have come after the request was taken back
@@ -431,7 +442,7 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
 
     def __init__(self, runtime: ProcessRuntime) -> None:
         self.runtime = runtime
-        self._groups: dict[int, LeaseGroup] = {}
+        self._groups: dict[tuple[int, ProcessId], LeaseGroup] = {}
         self.quota: RoomQuota = Quota(MAX_PENDING_CALLS, MAX_PENDING_BYTES)
 
     def call(
@@ -524,11 +535,26 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
         for group in list(self._groups.values()):
             group.close()
 
-    def _group(self, units: int) -> LeaseGroup:
-        group = self._groups.get(units)
+    def capacity_changed(self, cpu_units: int) -> None:
+        for group in list(self._groups.values()):
+            group.capacity_changed(cpu_units)
+
+    def group_near(self, call: TaskOut) -> LeaseGroup:
+        """For a call whose arguments are ready: those that are large draw it to the node where most of them lie."""
+        weights: dict[ProcessId, int] = {}
+        for _, ref in call.dependencies:
+            if ref._stored is not None:
+                stored = ref._stored.stored
+                weights[stored.node] = weights.get(stored.node, 0) + stored.size
+        if not weights:
+            return call.group
+        return self._group(call.group.units, max(weights, key=lambda node: weights[node]))
+
+    def _group(self, units: int, near: ProcessId = NOWHERE) -> LeaseGroup:
+        group = self._groups.get((units, near))
         if group is None:
-            group = self._groups.setdefault(units, LeaseGroup(self.runtime, units))
+            group = self._groups.setdefault((units, near), LeaseGroup(self.runtime, units, near))
         return group
 
     def __repr__(self) -> str:
-        return f"<TaskSubmitter {', '.join(f'{units}: {group.pool!r}' for units, group in self._groups.items())}>"
+        return f"<TaskSubmitter {', '.join(f'{group.units}: {group.pool!r}' for group in self._groups.values())}>"

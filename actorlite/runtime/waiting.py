@@ -22,6 +22,9 @@ from actorlite.runtime.pending import Pending, Watch
 T = TypeVar("T")
 References = list[ObjectRef[T]] | tuple[ObjectRef[T], ...]
 
+TIMER_EARLY_S = 0.002
+"""A timer may fire so much too early (uvloop counts in milliseconds): to wait for the rest would turn in circles."""
+
 
 @overload
 async def get(refs: ObjectRef[T], *, timeout: float | None = None, copy: bool = False) -> T: ...
@@ -89,7 +92,7 @@ async def wait(
             found = pending.find_ready(num_returns, fetch_local)
             if ends is not None:
                 timeout = ends - loop.time()
-                if timeout <= 0:
+                if timeout <= TIMER_EARLY_S:
                     break
             if len(found) < num_returns and watch is not None:
                 # Values that were here were let go: the node's store is full. They are subscribed to anew.

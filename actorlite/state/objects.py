@@ -20,6 +20,8 @@ from actorlite.state.allocator import Allocator
 Key: TypeAlias = str
 """Names a stored value in its node."""
 
+HERE = ProcessId("")
+"""For a node: the one whose table this is."""
 NAMED = 8
 """Objects that the text of an error names."""
 
@@ -45,6 +47,10 @@ class StoredObject:
     offset: int = -1
     location: str = ""
     """Where its copy on disk is; empty without one. An object that was restored keeps its copy until it is freed."""
+    home: ProcessId = ProcessId("")
+    """The owner's node, when that is another one."""
+    source: ProcessId = ProcessId("")
+    """Of a copy: a node that has the object as well. It is not written to disk: it can be fetched again."""
     pins: dict[ProcessId, int] = field(default_factory=dict)
     openers: list[tuple[int, ProcessId]] = field(default_factory=list)
     """Requests that wait until it can be read."""
@@ -55,6 +61,16 @@ class StoredObject:
     @property
     def in_memory(self) -> bool:
         return self.offset >= 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it can be read now."""
+        return self.place in (Place.MEMORY, Place.SPILLING)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its memory can be given back: there is another copy, on disk or on another node."""
+        return bool(self.location or self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +110,23 @@ class ReadBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Pull:
+    """Copy it to `offset` from another node, `source` or one that it knows of; then say `restored` or the like."""
+
+    key: Key
+    offset: int
+    size: int
+    source: ProcessId
+
+
+@dataclass(frozen=True, slots=True)
+class StopPull:
+    """Nobody waits for it any more: end the `Pull`, and say `restore_put_off`."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Nobody needs the copy on disk any more."""
 
@@ -105,7 +138,7 @@ class AskForPins:
     """Room is short: whoever keeps values only to be quick about them should let them go."""
 
 
-Command: TypeAlias = Granted | Refused | SpillOut | ReadBack | Forget | AskForPins
+Command: TypeAlias = Granted | Refused | SpillOut | ReadBack | Pull | StopPull | Forget | AskForPins
 
 
 class ObjectTable:
@@ -136,15 +169,23 @@ class ObjectTable:
 
     # --- events of processes
 
-    def create(self, request: int, key: Key, size: int, owner: ProcessId, writer: ProcessId) -> list[Command]:
-        """Room for an object of `size` bytes that `writer` will write and `owner` will free."""
+    def create(
+        self,
+        request: int,
+        key: Key,
+        size: int,
+        owner: ProcessId,
+        writer: ProcessId,
+        home: ProcessId = HERE,
+    ) -> list[Command]:
+        """Room for an object of `size` bytes that `writer` will write and `owner`, on the node `home`, will free."""
         if key in self.objects:
             return [Refused(request, f"object {key} exists already")]
         if size <= 0:
             return [Refused(request, f"size={size}: an object has at least one byte")]
         if size > self.allocator.capacity:
             return [Refused(request, too_large(self.allocator.capacity, size))]
-        self.objects[key] = StoredObject(key, size, owner, writer, claimed=owner == writer)
+        self.objects[key] = StoredObject(key, size, owner, writer, home=home, claimed=owner == writer)
         self._creates[key] = request
         return self._settled()
 
@@ -158,16 +199,24 @@ class ObjectTable:
         self._serve_openers(found)
         return self._settled()
 
-    def open(self, request: int, key: Key, process: ProcessId) -> list[Command]:
-        """Read it: granted when it is in memory, and pinned until `close`."""
+    def open(
+        self, request: int, key: Key, process: ProcessId, size: int = 0, source: ProcessId = HERE
+    ) -> list[Command]:
+        """Read it: granted when it is in memory, and pinned until `close`. One that is on the node `source`, and has
+        `size` bytes, is copied first, once for all who open it."""
         found = self.objects.get(key)
+        if found is None and source:
+            if size > self.allocator.capacity:
+                return [Refused(request, too_large(self.allocator.capacity, size))]
+            found = StoredObject(key, size, HERE, HERE, Place.DISK, source=source, claimed=True)
+            self.objects[key] = found
         if found is None or found.freed:
             return [Refused(request, f"object {key} is not in this node's store", lost=True)]
         found.openers.append((request, process))
         if found.place is Place.DISK:
             found.place = Place.RESTORING
             self._restores[key] = None
-        elif found.place in (Place.MEMORY, Place.SPILLING):
+        elif found.is_whole:
             self._serve_openers(found)
         return self._settled()
 
@@ -239,7 +288,41 @@ class ObjectTable:
                 self._unpin(found, process, found.pins[process])
         return self._settled()
 
-    # --- events of the disk
+    # --- events of other nodes
+
+    def owned_by(self, key: Key, owner: ProcessId, home: ProcessId) -> None:
+        """Whose a copy is: said by the node that it comes from."""
+        if (found := self.objects.get(key)) is not None:
+            found.owner, found.home = owner, home
+
+    def has(self, key: Key) -> bool:
+        """Whether another node can have all of it from here."""
+        found = self.objects.get(key)
+        return found is not None and not found.freed and (found.is_whole or bool(found.location))
+
+    def node_gone(self, node: ProcessId) -> list[Command]:
+        """What processes of another node owned is freed; copies of what it had are the objects themselves now."""
+        for found in list(self.objects.values()):
+            if found.home == node:
+                self._free(found)
+            elif found.source == node and found.is_whole:
+                found.source = HERE
+        return self._settled()
+
+    def pull_stopped(self, key: Key) -> list[Command]:
+        """A `Pull` has ended early, as was asked for. Who has come meanwhile gets another one."""
+        found = self.objects[key]
+        self.allocator.free(found.offset)
+        found.offset = -1
+        if found.openers:
+            self._restores[key] = None
+        else:
+            found.place = Place.DISK
+            if found.freed:
+                self._drop(found)
+        return self._settled()
+
+    # --- events of the disk, and the end of a copy from another node
 
     def spilled(self, key: Key, location: str) -> list[Command]:
         """Its copy on disk is whole."""
@@ -265,15 +348,17 @@ class ObjectTable:
         self._paused = False
         return self._settled()
 
-    def restored(self, key: Key) -> list[Command]:
+    def restored(self, key: Key, source: ProcessId = HERE) -> list[Command]:
+        """All of it is in memory; `source`: the node that a copy came from, if that still is there."""
         found = self.objects[key]
         found.place = Place.MEMORY
+        found.source = source
         self._serve_openers(found)
         self._rest(found)
         return self._settled()
 
     def restore_failed(self, key: Key, text: str) -> list[Command]:
-        """Its copy on disk cannot be read: the object is lost."""
+        """Its copy on disk cannot be read, or no node has it any more: the object is lost."""
         found = self.objects[key]
         self._refuse_openers(found, f"object {key} cannot be restored: {text}")
         found.place = Place.MEMORY
@@ -281,7 +366,7 @@ class ObjectTable:
         return self._settled()
 
     def restore_put_off(self, key: Key, text: str) -> list[Command]:
-        """There is no memory for it after all; its copy on disk is as it was."""
+        """It is not in memory after all; its copy elsewhere is as it was."""
         found = self.objects[key]
         self._out += [Refused(request, text) for request, _ in found.openers]
         found.openers = []
@@ -314,7 +399,10 @@ class ObjectTable:
             self._asked_for_pins = False
             if found.place is Place.RESTORING:
                 del self._restores[key]
-                self._out.append(ReadBack(key, offset, found.size, found.location))
+                if found.location:
+                    self._out.append(ReadBack(key, offset, found.size, found.location))
+                else:
+                    self._out.append(Pull(key, offset, found.size, found.source))
             else:
                 found.pins[found.writer] = 1
                 self._out.append(Granted(self._creates.pop(key), offset))
@@ -329,7 +417,7 @@ class ObjectTable:
         for key in list(self._evictable):
             found = self.objects[key]
             room = self.allocator.size_at(found.offset)
-            if found.location:
+            if found.is_elsewhere:
                 self._evict(found)
                 made = True
             elif self.spills and not self._paused:
@@ -349,7 +437,7 @@ class ObjectTable:
         return made
 
     def _evict(self, found: StoredObject) -> None:
-        """Give back the memory of an object that has a copy on disk."""
+        """Give back the memory of an object that is elsewhere as well."""
         del self._evictable[found.key]
         self.allocator.free(found.offset)
         found.offset = -1
@@ -376,9 +464,13 @@ class ObjectTable:
     def _keep_openers(self, found: StoredObject, openers: list[tuple[int, ProcessId]]) -> None:
         """The others wait no more. When nobody does, no room is made for it: that would hold up those behind."""
         found.openers = openers
-        if not openers and found.key in self._restores:
+        if openers or found.place is not Place.RESTORING:
+            return
+        if found.key in self._restores:
             del self._restores[found.key]
             found.place = Place.DISK
+        elif not found.location:
+            self._out.append(StopPull(found.key))
 
     def _unpin(self, found: StoredObject, process: ProcessId, count: int) -> None:
         left = found.pins.pop(process) - count
@@ -414,6 +506,8 @@ class ObjectTable:
             self._evictable.pop(found.key, None)
             text = f"object {found.key} was let go by its owner"
             self._refuse_openers(found, text)
+            if found.place is Place.RESTORING and found.in_memory and not found.location:
+                self._out.append(StopPull(found.key))
             if found.key in self._creates:
                 self._out.append(Refused(self._creates.pop(found.key), text, lost=True))
         self._drop(found)

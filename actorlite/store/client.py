@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, ObjectLostError, SessionClosedError
+from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
 from actorlite.ids import ProcessId
 from actorlite.rpc.descriptors import Descriptors, connect_descriptors
 from actorlite.rpc.hub import Hub
@@ -94,7 +94,7 @@ class Holding:
         store.holdings[stored.key] = self
 
     def __del__(self) -> None:
-        self._store.dropped(self.stored.key)
+        self._store.dropped(self.stored)
 
     def __repr__(self) -> str:
         return f"<Holding {self.stored.key} {self.stored.size} bytes>"
@@ -112,7 +112,7 @@ class StoreClient:
         self._threads: ThreadPoolExecutor | None = None
         self._opening: dict[tuple[str, float], asyncio.Task[Encoded]] = {}
         """By key and timeout: who is patient must not share the end of who is not."""
-        self._freed: deque[str] = deque()
+        self._freed: deque[Stored] = deque()
         self._released: deque[str] = deque()
         self.holdings: WeakValueDictionary[str, Holding] = WeakValueDictionary()
         self._flush_due = False
@@ -143,7 +143,7 @@ class StoreClient:
         peer = self._scope.node_peer
         key = f"{self._scope.process}-{next(self._scope.hub.numbers)}"
         try:
-            placed = await self._request(CreateObject(key, total, owner, timeout_s))
+            placed = await self._request(CreateObject(key, total, owner, timeout_s, self._home_of(owner)))
         except asyncio.CancelledError:
             peer.tell(encode(AbandonObject(key)))  # it stands in the node's queue, or its room is on its way
             raise
@@ -159,7 +159,7 @@ class StoreClient:
 
     def _unwanted(self, writing: asyncio.Task[Stored]) -> None:
         if not writing.cancelled() and writing.exception() is None:
-            self.dropped(writing.result().key)
+            self.dropped(writing.result())
 
     async def _copy(self, segment: Segment, offsets: Sequence[int], pieces: Sequence[Any], total: int) -> None:
         if total <= INLINE_COPY_BYTES:
@@ -236,9 +236,12 @@ class StoreClient:
     async def _open(self, stored: Stored, timeout_s: float) -> Encoded:
         segment = await self._attached()
         peer = self._scope.node_peer
-        if stored.node != peer.identity.process:
-            raise ObjectLostError(f"object {stored.key} is in the store of another node ({stored.node})")
-        placed = await self._request(OpenObject(stored.key, timeout_s))
+        wish = (
+            OpenObject(stored.key, timeout_s)
+            if stored.node == peer.identity.process
+            else OpenObject(stored.key, timeout_s, stored.size, stored.node)
+        )
+        placed = await self._request(wish)
         if not isinstance(placed, Placed):
             raise ActorliteError(f"the node answered a request for an object with {placed!r}")
         view = segment.pin(placed.offset, stored.size, partial(self._on_release, stored.key))
@@ -250,12 +253,12 @@ class StoreClient:
 
     def claim(self, stored: Stored, what: str, origin: object) -> Holding:
         """A value that another process wrote for this one has arrived."""
-        self._scope.node_peer.tell(encode(ClaimObjects((stored.key,))))
+        self._scope.node_peer.tell(encode(ClaimObjects((stored.key,), self._elsewhere(stored.node))))
         return Holding(self, stored, what, origin)
 
-    def dropped(self, key: str) -> None:
+    def dropped(self, stored: Stored) -> None:
         """Nobody here needs it any more, and this process owns it. From any thread, also inside the collector."""
-        self._freed.append(key)
+        self._freed.append(stored)
         self._flush_soon()
 
     def _on_release(self, key: str) -> None:
@@ -278,11 +281,12 @@ class StoreClient:
             reads[key] = reads.get(key, 0) + 1
         if reads:
             peer.tell(encode(CloseObjects(tuple(reads.items()))))
-        freed = []
+        freed: dict[ProcessId, list[str]] = {}
         while self._freed:
-            freed.append(self._freed.popleft())
-        if freed:
-            peer.tell(encode(FreeObjects(tuple(freed))))
+            stored = self._freed.popleft()
+            freed.setdefault(stored.node, []).append(stored.key)
+        for node, keys in freed.items():
+            peer.tell(encode(FreeObjects(tuple(keys), self._elsewhere(node))))
 
     def reader_lost(self, process: ProcessId) -> None:
         """What was written for it, and did not arrive, is nobody's."""
@@ -308,6 +312,15 @@ class StoreClient:
             self._segment.close()
 
     # --- inside
+
+    def _elsewhere(self, node: ProcessId) -> ProcessId:
+        """For messages: nothing for this process's own node."""
+        return node if node != self._scope.node_peer.identity.process else ProcessId("")
+
+    def _home_of(self, process: ProcessId) -> ProcessId:
+        """The node of another process, if that is another one."""
+        peer = self._scope.hub.peers.get(process)
+        return self._elsewhere(peer.identity.node) if peer is not None else ProcessId("")
 
     async def _attached(self) -> Segment:
         if self._segment is not None:

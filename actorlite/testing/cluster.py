@@ -1,13 +1,17 @@
-"""A session for tests whose parts live in the test's own loop, over the transport that the test chooses."""
+"""Sessions for tests whose parts live in the test's own loop, over the transport that the test chooses."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from actorlite.config import Settings
 from actorlite.context import current_runtime
-from actorlite.session import Plan, Session, open_session
+from actorlite.ids import ProcessId
+from actorlite.node.daemon import Node
+from actorlite.opening.in_process import Neighbourhood
+from actorlite.session import Plan, Session, open_session, session_of
+from actorlite.transport import Address
 
 
 @asynccontextmanager
@@ -25,17 +29,9 @@ async def local_cluster(
     with real connections under them. The session is the current one inside the block.
     """
     before = current_runtime.get()
-    plan = Plan(
-        "inproc://",
-        namespace,
-        num_cpus,
-        (),
-        Settings.from_environment(),
-        scheme,
-        object_store_memory,
-        object_spilling_directory,
+    session = await open_session(
+        _plan(scheme, namespace, num_cpus, object_store_memory, object_spilling_directory),
     )
-    session = await open_session(plan)
     current_runtime.set(session.runtime)
     try:
         yield session
@@ -44,3 +40,94 @@ async def local_cluster(
             await session.shutdown()
         finally:
             current_runtime.set(before)
+
+
+@asynccontextmanager
+async def cluster(
+    *,
+    nodes: int = 3,
+    num_cpus: float = 2,
+    scheme: str = "inproc",
+    namespace: str = "",
+    object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
+) -> AsyncIterator[Cluster]:
+    """Several nodes, each of `num_cpus` and with an object store of its own, in this loop; a driver on the first.
+
+    The driver's session is the current one inside the block. Raises `ValueError` for less than one node.
+    """
+    if nodes < 1:
+        raise ValueError(f"nodes={nodes!r}: a cluster has at least one node")
+    plan = _plan(scheme, namespace, num_cpus, object_store_memory, object_spilling_directory)
+    before = current_runtime.get()
+    async with AsyncExitStack() as stack:
+        stack.callback(current_runtime.set, before)
+        neighbourhood = Neighbourhood(plan, stack)
+        found = Cluster(neighbourhood)
+        stack.push_async_callback(found._aclose)
+        for _ in range(nodes):
+            await found.add_node(num_cpus)
+        inner = await stack.enter_async_context(AsyncExitStack())
+        runtime = await neighbourhood.register(found.nodes[0].address, inner)
+        found.session = session_of(runtime, inner)
+        stack.push_async_callback(found.session.shutdown)
+        current_runtime.set(runtime)
+        yield found
+
+
+class ClusterNode:
+    """One node of a `Cluster`."""
+
+    def __init__(self, node: Node, address: Address) -> None:
+        self.node = node
+        self.address = address
+        self.is_running = True
+
+    @property
+    def id(self) -> ProcessId:
+        return self.node.options.process
+
+    def __repr__(self) -> str:
+        return f"<ClusterNode {self.id} at {self.address}{'' if self.is_running else ', ended'}>"
+
+
+class Cluster:
+    """Made by `cluster`."""
+
+    session: Session
+    """Of the driver on the first node."""
+
+    def __init__(self, neighbourhood: Neighbourhood) -> None:
+        self.nodes: list[ClusterNode] = []
+        """In the order added, those that have ended included."""
+        self._neighbourhood = neighbourhood
+
+    async def add_node(self, num_cpus: float = 2) -> ClusterNode:
+        """Another one, which knows all the others when this returns."""
+        node, address = await self._neighbourhood.start_node(num_cpus)
+        found = ClusterNode(node, address)
+        seeds = [each.address for each in self.nodes if each.is_running]
+        self.nodes.append(found)
+        if seeds:
+            await node.join(seeds[0])
+        return found
+
+    async def kill_node(self, node: ClusterNode) -> None:
+        """End a node as a power failure would: its connections and those of its workers break, without a goodbye."""
+        if node.is_running:
+            node.is_running = False
+            await node.node.hub.aclose()
+            await node.node.aclose("it was killed")
+
+    async def _aclose(self) -> None:
+        for node in reversed(self.nodes):
+            if node.is_running:
+                node.is_running = False
+                await node.node.aclose("its cluster was closed")
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.nodes}>"
+
+
+def _plan(scheme: str, namespace: str, cpus: float | None, memory: int | None, spill_to: str | None) -> Plan:
+    return Plan("inproc://", namespace, cpus, (), Settings.from_environment(), scheme, memory, spill_to)

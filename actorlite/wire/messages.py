@@ -12,6 +12,17 @@ import msgspec
 from msgspec import Struct
 
 from actorlite.ids import ActorId, ObjectId, ProcessId
+from actorlite.wire.nodes import (
+    Capacity,
+    Chunk,
+    HasObject,
+    JobInfo,
+    JoinNode,
+    KnownNodes,
+    NodeLoad,
+    ProcessEnded,
+    SendChunk,
+)
 from actorlite.wire.objects import (
     AbandonObject,
     AttachStore,
@@ -58,6 +69,8 @@ class Identity(_Message, frozen=True):
     pid: int
     python: str
     """Minor version, `"3.12"`: code goes by value, so it must be equal."""
+    node: ProcessId = ProcessId("")
+    """The node that the process belongs to; empty in a node, and until it is known."""
 
 
 class Hello(_Message, tag=1, frozen=True):
@@ -437,6 +450,12 @@ class LeaseWorker(_Message, tag=102, frozen=True):
     purpose: str
     """`"task"`, `"actor"` (the worker is for one actor only) or `"shared"` (the job's worker for light actors)."""
     label: str = ""
+    near: ProcessId = ProcessId("")
+    """The node that most of the arguments lie on, when that matters."""
+    owner: ProcessId = ProcessId("")
+    """Whom the lease is for, when its node passes the request on to another node."""
+    job: JobInfo | None = None
+    """Its job, then."""
 
 
 class ReturnLease(_Message, tag=103, frozen=True):
@@ -466,12 +485,16 @@ class Blocked(_Message, tag=106, frozen=True):
 
 class KillWorker(_Message, tag=107, frozen=True):
     process: ProcessId
+    here: bool = False
+    """Whether only the receiver's own workers are meant, not those of other nodes."""
 
 
 class WhyDied(_Message, tag=108, frozen=True):
     """How did that process end? Answered when it has ended, or after a short wait."""
 
     process: ProcessId
+    here: bool = False
+    """Whether only the receiver is asked, and not other nodes: answered by `Yes(False)` when it knows nothing."""
 
 
 class NodeStatus(_Message, tag=109, frozen=True):
@@ -527,7 +550,9 @@ class CancelWork(_Message, tag=115, frozen=True):
 class NodeInfo(_Message, tag=120, frozen=True):
     pid: int
     cpu_units: int
+    """Of all nodes of the cluster."""
     session_directory: str
+    nodes: int = 1
 
 
 class Lease(_Message, tag=121, frozen=True):
@@ -592,8 +617,12 @@ RequestBody = (
     | OpenObject
     | ListObjects
     | ExplainObjects
+    | JoinNode
+    | HasObject
 )
-ResponseBody = NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects | Explained
+ResponseBody = (
+    NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects | Explained | KnownNodes
+)
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
 Message = (
     Hello
@@ -636,6 +665,11 @@ Message = (
     | CloseObjects
     | ReaderLost
     | PinsWanted
+    | NodeLoad
+    | ProcessEnded
+    | SendChunk
+    | Chunk
+    | Capacity
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -44,12 +44,16 @@ class ClaimObjects(_StoreMessage, tag=62, frozen=True):
     """The sender owns them, and knows."""
 
     keys: tuple[str, ...]
+    node: ProcessId = ProcessId("")
+    """Where they were written, when that is another node than the sender's."""
 
 
 class FreeObjects(_StoreMessage, tag=63, frozen=True):
-    """Nobody will open them any more."""
+    """Nobody will open them any more. A node passes it on to those that have copies."""
 
     keys: tuple[str, ...]
+    node: ProcessId = ProcessId("")
+    """Where they were written, when that is another node than the sender's."""
 
 
 class CloseObjects(_StoreMessage, tag=64, frozen=True):
@@ -79,6 +83,8 @@ class CreateObject(_StoreMessage, tag=131, frozen=True):
     size: int
     owner: ProcessId
     timeout_s: float
+    home: ProcessId = ProcessId("")
+    """The owner's node, when that is another one."""
 
 
 class OpenObject(_StoreMessage, tag=132, frozen=True):
@@ -86,6 +92,9 @@ class OpenObject(_StoreMessage, tag=132, frozen=True):
 
     key: str
     timeout_s: float
+    size: int = 0
+    node: ProcessId = ProcessId("")
+    """Where it was written, when that is another node than the sender's: then it is copied from there."""
 
 
 class ListObjects(_StoreMessage, tag=133, frozen=True):
@@ -96,6 +105,8 @@ class ExplainObjects(_StoreMessage, tag=134, frozen=True):
     """Node to owner: what are they, and who holds them?"""
 
     keys: tuple[str, ...]
+    owner: ProcessId = ProcessId("")
+    """Whom to ask, where the owner's node is told to."""
 
 
 class Explained(_StoreMessage, tag=143, frozen=True):
@@ -115,6 +126,9 @@ class Placed(_StoreMessage, tag=141, frozen=True):
     """The object is at `offset`."""
 
     offset: int
+    owner: ProcessId = ProcessId("")
+    """For another node, which copies it: who frees it, and on which node that is."""
+    home: ProcessId = ProcessId("")
 
 
 class ListedObject(_StoreMessage, frozen=True):

@@ -244,7 +244,7 @@ async def _store_and_answer(
                 # After the answer: it may be all that the actor's end waits for.
                 worker.loop.call_soon(worker.actors.endings.idle, actor)
     if not peer.is_open:
-        stored.client.dropped(decode_stored(encoded.data).key)  # nobody is there who could own it
+        stored.client.dropped(decode_stored(encoded.data))  # nobody is there who could own it
         return
     payload, _ = pack(encoded, worker.hub.identity.address)
     worker.runner.answer(peer, number, ((encode(Reply(number, payload)),), handles))

@@ -366,7 +366,7 @@ async def test_results_that_nobody_keeps_are_freed(anywhere: al.Session, empty: 
 async def test_a_freed_object_is_lost_not_wrong(anywhere: al.Session) -> None:
     ref = await al.put(pattern(1))
     await ref
-    ref._stored._store.dropped(ref._stored.stored.key)  # as if its owner had let it go
+    ref._stored._store.dropped(ref._stored.stored)  # as if its owner had let it go
     ref.runtime.stored.let_go()
     await al.memory()
     with pytest.raises(ObjectLostError, match="not in this node's store"):

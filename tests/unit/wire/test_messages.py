@@ -75,6 +75,17 @@ from actorlite.wire.messages import (
     decode_handshake,
     encode,
 )
+from actorlite.wire.nodes import (
+    Capacity,
+    Chunk,
+    HasObject,
+    JobInfo,
+    JoinNode,
+    KnownNodes,
+    NodeLoad,
+    ProcessEnded,
+    SendChunk,
+)
 from actorlite.wire.objects import (
     AbandonObject,
     AttachStore,
@@ -115,12 +126,12 @@ SLOT = Slot("key", None, ("0011223344556677-00000000000a", "uds:///o"))
 GOLDEN = {
     "hello": (
         Hello(1, ME, b"nonce"),
-        "94010195b030303131323233333434353536363737a6776f726b6572a87564733a2f2f2f7711a4332e3132c4056e6f6e6365",
+        "94010196b030303131323233333434353536363737a6776f726b6572a87564733a2f2f2f7711a4332e3132a0c4056e6f6e6365",
     ),
     "challenge": (
         Challenge(ME, b"nonce", b"proof"),
-        "940295b030303131323233333434353536363737a6776f726b6572a87564733a2f2f2f7711a4332e3132c4056e6f6e6365c4"
-        "0570726f6f66",
+        "940296b030303131323233333434353536363737a6776f726b6572a87564733a2f2f2f7711a4332e3132a0c4056e6f6e6365"
+        "c40570726f6f66",
     ),
     "proof": (
         Proof(b"proof"),
@@ -310,7 +321,7 @@ GOLDEN = {
     ),
     "lease worker": (
         Request(7, LeaseWorker(9, 10_000, 0, "actor", "Counter")),
-        "932807966609cd271000a56163746f72a7436f756e746572",
+        "932807996609cd271000a56163746f72a7436f756e746572a0a0c0",
     ),
     "return lease": (
         Request(7, ReturnLease(3)),
@@ -322,11 +333,11 @@ GOLDEN = {
     ),
     "kill worker": (
         Request(7, KillWorker("0011223344556677")),
-        "932807926bb030303131323233333434353536363737",
+        "932807936bb030303131323233333434353536363737c2",
     ),
     "why died": (
         Request(7, WhyDied("0011223344556677")),
-        "932807926cb030303131323233333434353536363737",
+        "932807936cb030303131323233333434353536363737c2",
     ),
     "node status": (
         Request(7, NodeStatus()),
@@ -362,7 +373,7 @@ GOLDEN = {
     ),
     "node info": (
         Response(7, NodeInfo(17, 20_000, "/tmp/s")),
-        "952907947811cd4e20a62f746d702f73a0a0",
+        "952907957811cd4e20a62f746d702f7301a0a0",
     ),
     "lease": (
         Response(7, Lease(3, "0011223344556677", "uds:///w", 17)),
@@ -423,11 +434,11 @@ GOLDEN = {
     ),
     "claim objects": (
         ClaimObjects(("w-1",)),
-        "923e91a3772d31",
+        "933e91a3772d31a0",
     ),
     "free objects": (
         FreeObjects(("w-1",)),
-        "923f91a3772d31",
+        "933f91a3772d31a0",
     ),
     "close objects": (
         CloseObjects((("w-1", 2),)),
@@ -447,15 +458,15 @@ GOLDEN = {
     ),
     "create object": (
         Request(1, CreateObject("w-1", 100000, "driver", 60.0)),
-        "93280195cc83a3772d31ce000186a0a6647269766572cb404e000000000000",
+        "93280196cc83a3772d31ce000186a0a6647269766572cb404e000000000000a0",
     ),
     "open object": (
         Request(1, OpenObject("w-1", 60.0)),
-        "93280193cc84a3772d31cb404e000000000000",
+        "93280195cc84a3772d31cb404e00000000000000a0",
     ),
     "explain objects": (
         Request(1, ExplainObjects(("w-1",))),
-        "93280192cc8691a3772d31",
+        "93280193cc8691a3772d31a0",
     ),
     "explained": (
         Response(1, Explained((("w-1", "put", ("a reference here",)),))),
@@ -471,7 +482,7 @@ GOLDEN = {
     ),
     "placed": (
         Response(1, Placed(4096)),
-        "95290192cc8dcd1000a0a0",
+        "95290194cc8dcd1000a0a0a0a0",
     ),
     "objects": (
         Response(
@@ -488,6 +499,54 @@ GOLDEN = {
         ),
         "95290198cc8ece00100000cd1000cb3fe000000000000000019197a3772d31cd0fa0a6647269766572a9696e206d656d6f72"
         "799192a664726976657201a0909193a6647269766572a66472697665720ca0a0",
+    ),
+    "node load": (
+        NodeLoad(40_000, 10_000),
+        "9346cd9c40cd2710",
+    ),
+    "process ended": (
+        ProcessEnded("0011223344556677", "job-1"),
+        "9347b030303131323233333434353536363737a56a6f622d31",
+    ),
+    "send chunk": (
+        SendChunk(5, "w-1", 524288, 1000),
+        "954805a3772d31ce00080000cd03e8",
+    ),
+    "chunk": (
+        Chunk(5),
+        "934905a0",
+    ),
+    "chunk refused": (
+        Chunk(5, "not open"),
+        "934905a86e6f74206f70656e",
+    ),
+    "capacity": (
+        Capacity(80_000, 2),
+        "934ace0001388002",
+    ),
+    "join node": (
+        Request(1, JoinNode(NodeLoad(40_000, 10_000))),
+        "93280192cc879346cd9c40cd2710",
+    ),
+    "has object": (
+        Request(1, HasObject("w-1")),
+        "93280192cc88a3772d31",
+    ),
+    "known nodes": (
+        Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",))),
+        "95290193cc919346cd9c40cd271091a87564733a2f2f2f6ea0a0",
+    ),
+    "lease passed on": (
+        Request(7, LeaseWorker(9, 10_000, 0, "task", "f", "n1", "p1", JobInfo("job-1", "ns", ("/a",), "/b", "n0"))),
+        "932807996609cd271000a47461736ba166a26e31a2703195a56a6f622d31a26e7391a22f61a22f62a26e30",
+    ),
+    "open object elsewhere": (
+        Request(1, OpenObject("w-1", 60.0, 100000, "n1")),
+        "93280195cc84a3772d31cb404e000000000000ce000186a0a26e31",
+    ),
+    "free elsewhere": (
+        FreeObjects(("w-1",), "n1"),
+        "933f91a3772d31a26e31",
     ),
 }
 HANDSHAKE = ("hello", "challenge", "proof", "welcome", "refused")

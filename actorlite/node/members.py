@@ -1,0 +1,164 @@
+"""The other nodes of the cluster, as one node knows them: connected to each, told of each one's load.
+
+A node joins by asking any other for the rest; from then on all are equal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Container, Sequence
+from typing import Any
+
+from actorlite.errors import ActorliteError, ProtocolError
+from actorlite.ids import ProcessId
+from actorlite.rpc.hub import Hub
+from actorlite.rpc.peer import Handlers, Peer
+from actorlite.state.scheduling import NodeView
+from actorlite.transport import Address
+from actorlite.wire.messages import Ending, encode
+from actorlite.wire.nodes import JoinNode, KnownNodes, NodeLoad
+
+logger = logging.getLogger("actorlite.node")
+
+SAY_LOAD_S = 0.01
+"""How long changes of the load are gathered before the others are told."""
+MAX_LOST = 1000
+MAX_ENDED = 10_000
+
+
+class Members:
+    """Owned by the node; on the loop. `on_change` hears of each node that came, went, or has another load."""
+
+    def __init__(
+        self, hub: Hub, handlers: Handlers, load: Callable[[], NodeLoad], on_change: Callable[[], None]
+    ) -> None:
+        self.views: dict[ProcessId, NodeView] = {}
+        self.lost: dict[ProcessId, str] = {}
+        """Nodes that are gone, in words."""
+        self.ended: dict[ProcessId, None] = {}
+        """Processes of other nodes that have ended, the latest last."""
+        self._farewells: dict[ProcessId, str] = {}
+        self._hub = hub
+        self._load = load
+        self._said: NodeLoad | None = None
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._saying: asyncio.TimerHandle | None = None
+        handlers.on_requests({JoinNode: self._joined})
+        handlers.on_messages({NodeLoad: self._loaded, Ending: self._leaving})
+
+    def peer(self, node: ProcessId) -> Peer | None:
+        return self._hub.peers.get(node) if node in self.views else None
+
+    @property
+    def peers(self) -> list[Peer]:
+        return [peer for node in self.views if (peer := self._hub.peers.get(node)) is not None]
+
+    async def join(self, address: Address) -> None:
+        """Become one of the nodes that the node at `address` knows. Raises what `Hub.connect` raises."""
+        known = {self._hub.identity.address}
+        to_ask = [address]
+        while to_ask:
+            address = to_ask.pop()
+            if address in known:
+                continue
+            known.add(address)
+            peer = await self._hub.connect(address)
+            answer = await peer.request(next(self._hub.numbers), JoinNode(self._load()))
+            if not isinstance(answer, KnownNodes):
+                raise ProtocolError(f"{peer!r} at {address} is not a node")
+            self._know(peer, answer.load)
+            to_ask += answer.addresses
+
+    def tell(self, message: Any) -> None:
+        """News for all."""
+        if self.views:
+            data = encode(message)
+            for peer in self.peers:
+                peer.tell(data)
+
+    async def ask(
+        self, body: Any, good: Callable[[Any], bool], leave_out: Container[ProcessId] = ()
+    ) -> tuple[Peer, Any] | None:
+        """Ask all at once; the first good answer and who gave it, or None when there is none."""
+        peers = [peer for peer in self.peers if peer.identity.process not in leave_out]
+        asking = {asyncio.ensure_future(self._ask(peer, body)) for peer in peers}
+        try:
+            while asking:
+                done, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                for each in done:
+                    peer, answer = each.result()
+                    if good(answer):
+                        return peer, answer
+            return None
+        finally:
+            for each in asking:
+                each.cancel()
+
+    async def _ask(self, peer: Peer, body: Any) -> tuple[Peer, Any]:
+        try:
+            return peer, await peer.request(next(self._hub.numbers), body)
+        except ActorliteError as error:
+            return peer, error
+
+    def load_changed(self) -> None:
+        """Tell the others, soon."""
+        if self.views and self._saying is None:
+            self._saying = self._loop.call_later(SAY_LOAD_S, self._say_load)
+
+    def process_ended(self, process: ProcessId) -> None:
+        self.ended[process] = None
+        while len(self.ended) > MAX_ENDED:
+            del self.ended[next(iter(self.ended))]
+
+    def peer_lost(self, peer: Peer) -> bool:
+        """Its connection has ended, and there is no other; whether it was a node that is known."""
+        node = peer.identity.process
+        if self.views.pop(node, None) is None:
+            return False
+        reason = self._farewells.pop(node, "")
+        text = f"its node (pid {peer.identity.pid} at {peer.identity.address}) is gone{reason and ': ' + reason}"
+        logger.log(logging.INFO if reason else logging.WARNING, "of node %s: %s", node, text)
+        self.lost[node] = text
+        while len(self.lost) > MAX_LOST:
+            del self.lost[next(iter(self.lost))]
+        self._on_change()
+        return True
+
+    def close(self, reason: str) -> None:
+        """This node ends, and says why."""
+        self.tell(Ending(reason))
+        if self._saying is not None:
+            self._saying.cancel()
+
+    # --- inside
+
+    async def _joined(self, peer: Peer, body: JoinNode) -> KnownNodes:
+        if peer.identity.role != "node":
+            raise ProtocolError(f"{peer!r} is not a node: it cannot join")
+        others = tuple([each.identity.address for each in self.peers if each is not peer])
+        self._know(peer, body.load)
+        return KnownNodes(self._load(), others)
+
+    def _know(self, peer: Peer, load: NodeLoad) -> None:
+        if peer.is_open:
+            self.views[peer.identity.process] = NodeView(peer.identity.process, load.total, load.free)
+            self._on_change()
+
+    def _loaded(self, peer: Peer, message: NodeLoad, parts: Sequence[memoryview]) -> None:
+        if peer.identity.process in self.views:
+            self._know(peer, message)
+
+    def _leaving(self, peer: Peer, message: Ending, parts: Sequence[memoryview]) -> None:
+        self._farewells[peer.identity.process] = message.reason
+
+    def _say_load(self) -> None:
+        self._saying = None
+        load = self._load()
+        if load != self._said:
+            self._said = load
+            self.tell(load)
+
+    def __repr__(self) -> str:
+        return f"<Members {list(self.views.values())}>"

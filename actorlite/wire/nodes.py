@@ -1,0 +1,83 @@
+"""Messages between nodes; part of the union in `wire.messages`.
+
+Each node is connected to each other one, and only nodes talk to foreign nodes: a process asks its own, which asks.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from actorlite.ids import ProcessId
+
+
+class _NodeMessage(Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
+    pass
+
+
+class JobInfo(_NodeMessage, frozen=True):
+    """What another node needs to know to start workers for a job."""
+
+    name: str
+    namespace: str
+    sys_path: tuple[str, ...]
+    cwd: str
+    home: ProcessId
+    """The node of its driver, with which it ends."""
+
+
+class NodeLoad(_NodeMessage, tag=70, frozen=True):
+    """What the sender has, in units of CPU, and what of it is free."""
+
+    total: int
+    free: int
+
+
+class ProcessEnded(_NodeMessage, tag=71, frozen=True):
+    """A process of the sender's node is gone: it holds and owns nothing any more."""
+
+    process: ProcessId
+    job: str = ""
+    """The job that has ended with it, when it was a driver."""
+
+
+class SendChunk(_NodeMessage, tag=72, frozen=True):
+    """Send a part of an object that the sender has opened."""
+
+    id: int
+    """Chosen by the sender; in the answer."""
+    key: str
+    start: int
+    length: int
+
+
+class Chunk(_NodeMessage, tag=73, frozen=True):
+    """Answers `SendChunk`: the bytes are the second part of the message. With `error` there are none."""
+
+    id: int
+    error: str = ""
+
+
+class Capacity(_NodeMessage, tag=74, frozen=True):
+    """Node to its processes: what all nodes have together, in units of CPU, and how many they are."""
+
+    cpu_units: int
+    nodes: int
+
+
+class JoinNode(_NodeMessage, tag=135, frozen=True):
+    """The sender is a node, and wants to know the others."""
+
+    load: NodeLoad
+
+
+class HasObject(_NodeMessage, tag=136, frozen=True):
+    """Has the receiver all of it?"""
+
+    key: str
+
+
+class KnownNodes(_NodeMessage, tag=145, frozen=True):
+    """Answers `JoinNode`: the receiver's load, and where the others are that it knows."""
+
+    load: NodeLoad
+    addresses: tuple[str, ...]
