@@ -145,7 +145,7 @@ class Node:
         return self._info()
 
     def _info(self) -> NodeInfo:
-        capacity = self._capacity()
+        capacity = self.members.capacity()
         return NodeInfo(self.options.pid, capacity.cpu_units, self.options.session_directory, capacity.nodes)
 
     # --- other nodes
@@ -157,12 +157,8 @@ class Node:
     def _load(self) -> NodeLoad:
         return NodeLoad(self.table.total, self.table.free)
 
-    def _capacity(self) -> Capacity:
-        others = self.members.views.values()
-        return Capacity(self.table.total + sum(each.total for each in others), 1 + len(others))
-
     def _nodes_changed(self) -> None:
-        capacity = self._capacity()
+        capacity = self.members.capacity()
         if capacity != self._said_capacity:
             self._said_capacity = capacity
             for process in self._jobs:
@@ -174,7 +170,7 @@ class Node:
         self.store.process_lost(message.process)
         self.desk.owner_gone(message.process)
         if message.job:
-            self.desk.guest_job_ended(message.job)
+            self.desk.guests.job_ended(message.job)
 
     def _node_lost(self, node: ProcessId) -> None:
         self.store.node_lost(node)

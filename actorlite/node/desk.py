@@ -6,8 +6,9 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
-from actorlite.errors import ActorliteError, TaskUnschedulableError, WorkerStartError
+from actorlite.errors import TaskUnschedulableError
 from actorlite.ids import ProcessId
+from actorlite.node.guests import Guests
 from actorlite.node.members import Members
 from actorlite.node.redirects import NodeLost, Redirects
 from actorlite.node.workers import Job, WorkerPool, WorkerRecord
@@ -15,7 +16,6 @@ from actorlite.resources import from_units
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.state.leases import LeaseRequest, LeaseTable
-from actorlite.state.scheduling import NodeView, choose
 from actorlite.wire.messages import Blocked, Lease, LeaseWorker, Reclaim, ReturnLease, WithdrawLeases, Yes, encode
 
 
@@ -31,9 +31,7 @@ class LeaseDesk:
         self._jobs = jobs
         self._members = members
         self._redirects = Redirects(hub, members, lambda: next(self._numbers))
-        self._guests: dict[ProcessId, ProcessId] = {}
-        """Processes of other nodes that have, or ask for, leases here, and their nodes."""
-        self._guest_jobs: dict[str, Job] = {}
+        self.guests = Guests(hub.identity.process, jobs, workers)
         self._numbers = itertools.count(1)
         self._grants: dict[int, asyncio.Future[bool]] = {}
         self._tickets: dict[tuple[Peer, int], int] = {}
@@ -44,15 +42,16 @@ class LeaseDesk:
 
     async def lease(self, peer: Peer, body: LeaseWorker) -> Lease | None:
         """A worker for the sender, once there is room; None when the request was withdrawn."""
-        job = self._job_of(peer, body)
+        job = self.guests.job_of(peer, body)
+        here = self._hub.identity.process
         if body.job is None and self._members.views and body.purpose != "shared":
-            while (node := self._choose(body)) != self._hub.identity.process:
+            while (node := self._members.choose(body.needs, body.near)) not in (here, None):
                 try:
                     return await self._redirects.lease(peer, body, job, node)
                 except NodeLost:
                     continue  # another one, which may be this one
         if self.table.shortfall(body.needs):
-            raise TaskUnschedulableError(self._too_much(body))
+            raise TaskUnschedulableError(_too_much(body, [self.table.total, *self._members.totals()]))
         number = next(self._numbers)
         if not await self._granted(peer, body, number):
             return None
@@ -69,42 +68,6 @@ class LeaseDesk:
             self._give_back(number, reuse=True)
             return None
         return Lease(number, record.process, record.address, record.pid)
-
-    def _job_of(self, peer: Peer, body: LeaseWorker) -> Job:
-        info = body.job
-        if info is None:
-            job = self._jobs.get(peer.identity.process)
-            if job is None:
-                raise ActorliteError("register before asking for workers")
-            return job
-        if peer.identity.role != "node":
-            raise ActorliteError("only a node may ask for another process")
-        if info.home == self._hub.identity.process:
-            found = next((each for each in self._jobs.values() if each.name == info.name), None)
-            if found is None:
-                raise WorkerStartError(f"job {info.name} has ended")
-            return found
-        self._guests[body.owner] = peer.identity.process
-        job = self._guest_jobs.get(info.name)
-        if job is None:
-            job = self._guest_jobs[info.name] = Job(info.name, info.namespace, info.sys_path, info.cwd, info.home)
-        return job
-
-    def _choose(self, body: LeaseWorker) -> ProcessId:
-        """The node that should have the worker."""
-        here = NodeView(self._hub.identity.process, self.table.total, self.table.free)
-        found = choose(body.needs, body.near, here, list(self._members.views.values()))
-        if found is None:
-            raise TaskUnschedulableError(self._too_much(body))
-        return found
-
-    def _too_much(self, body: LeaseWorker) -> str:
-        most = max([self.table.total, *[each.total for each in self._members.views.values()]])
-        where = f"no node has more than {_cpus(most)}" if self._members.views else f"the node has {_cpus(most)} in all"
-        return (
-            f"{body.label or 'this'} needs {_cpus(body.needs)} CPU, but {where} ({_cpus(body.needs - most)} too few): "
-            "ask for less with num_cpus=, or start the node with more"
-        )
 
     async def _granted(self, peer: Peer, body: LeaseWorker, number: int) -> bool:
         """Wait for room; False when the request was withdrawn."""
@@ -185,7 +148,7 @@ class LeaseDesk:
 
     def _ask_for_idle_leases(self) -> None:
         self.reclaim()
-        for node in set(self._guests.values()):
+        for node in self.guests.nodes:
             if (peer := self._members.peer(node)) is not None:
                 peer.tell(encode(Reclaim()))
 
@@ -204,7 +167,7 @@ class LeaseDesk:
 
     def owner_gone(self, process: ProcessId) -> None:
         """Free what a process held. Its workers may still run code for it: they end, once that has cleaned up."""
-        self._guests.pop(process, None)
+        self.guests.process_ended(process)
         self._redirects.owner_gone(process)
         shared = self._shared.pop(process, None)
         if shared is not None:
@@ -216,18 +179,10 @@ class LeaseDesk:
                 self._workers.spawn(self._workers.end_orphan(record, "the process that leased it is gone"))
         self._grant(granted)
 
-    def guest_job_ended(self, name: str) -> None:
-        """Its driver, on another node, is gone."""
-        job = self._guest_jobs.pop(name, None)
-        if job is not None:
-            self._workers.end_job(job)
-
     def node_lost(self, node: ProcessId) -> list[ProcessId]:
         """Another node is gone with all its processes. Returns the workers there that were leased from here."""
-        for process in [process for process, home in self._guests.items() if home == node]:
+        for process in self.guests.node_lost(node):
             self.owner_gone(process)
-        for job in [each for each in self._guest_jobs.values() if each.home == node]:
-            self.guest_job_ended(job.name)
         return self._redirects.node_lost(node)
 
     def _end_shared(self, task: asyncio.Task[WorkerRecord]) -> None:
@@ -236,6 +191,15 @@ class LeaseDesk:
 
     def __repr__(self) -> str:
         return f"<LeaseDesk {self.table!r} workers={len(self._workers_of)}>"
+
+
+def _too_much(body: LeaseWorker, totals: Sequence[int]) -> str:
+    most = max(totals)
+    where = f"no node has more than {_cpus(most)}" if len(totals) > 1 else f"the node has {_cpus(most)} in all"
+    return (
+        f"{body.label or 'this'} needs {_cpus(body.needs)} CPU, but {where} ({_cpus(body.needs - most)} too few): "
+        "ask for less with num_cpus=, or start the node with more"
+    )
 
 
 def _cpus(units: int) -> str:

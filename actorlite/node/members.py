@@ -14,10 +14,10 @@ from actorlite.errors import ActorliteError, ProtocolError
 from actorlite.ids import ProcessId
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
-from actorlite.state.scheduling import NodeView
+from actorlite.state.scheduling import NodeView, choose
 from actorlite.transport import Address
 from actorlite.wire.messages import Ending, encode
-from actorlite.wire.nodes import JoinNode, KnownNodes, NodeLoad
+from actorlite.wire.nodes import Capacity, JoinNode, KnownNodes, NodeLoad
 
 logger = logging.getLogger("actorlite.node")
 
@@ -70,6 +70,21 @@ class Members:
                 raise ProtocolError(f"{peer!r} at {address} is not a node")
             self._know(peer, answer.load)
             to_ask += answer.addresses
+
+    def choose(self, needs: int, near: ProcessId) -> ProcessId | None:
+        """The node for a request of `needs` units of CPU; None when none is large enough."""
+        load = self._load()
+        here = NodeView(self._hub.identity.process, load.total, load.free)
+        return choose(needs, near, here, list(self.views.values()))
+
+    def totals(self) -> list[int]:
+        """What the others have."""
+        return [each.total for each in self.views.values()]
+
+    def capacity(self) -> Capacity:
+        """Of all nodes together."""
+        others = self.views.values()
+        return Capacity(self._load().total + sum(each.total for each in others), 1 + len(others))
 
     def tell(self, message: Any) -> None:
         """News for all."""

@@ -8,6 +8,7 @@ on is gone: that is rare, and what nobody keeps nobody has to keep right.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
@@ -27,6 +28,8 @@ WINDOW = 8
 """Chunks that a pull has asked for and not got."""
 MAX_PULLS = 16
 """Pulls that get chunks at once; more wait, so that what is under way takes a bounded amount of memory."""
+REST_S = 5.0
+"""How long the rest of a chunk may take that nobody wants any more."""
 OPEN_S = 3600.0
 """How long the other node may take to have an object in memory: whoever waits for it here has a deadline of his own."""
 
@@ -83,12 +86,10 @@ class Transfers:
             peer.tell(encode(CloseObjects(((command.key, 1),))))
 
     async def _open(self, peer: Peer, command: Pull) -> Placed:
-        opening = asyncio.ensure_future(peer.request(next(self._hub.numbers), OpenObject(command.key, OPEN_S)))
-        try:
-            placed = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(lambda _: _close_late(peer, command.key, opening))
-            raise
+        def close(placed: object) -> None:
+            peer.tell(encode(CloseObjects(((command.key, 1),))))
+
+        placed = await peer.ask(next(self._hub.numbers), OpenObject(command.key, OPEN_S), close)
         if not isinstance(placed, Placed):
             raise ActorliteError(f"{peer!r} answered a request for an object with {placed!r}")
         return placed
@@ -124,7 +125,11 @@ class _Incoming:
         """Where chunks begin that nobody was asked for yet."""
         self._asked: set[int] = set()
         """Those that are under way."""
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._receiving = 0
+        """Those of which a part is there, in the segment: its memory cannot be given back before the rest has come."""
+        loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._quiet: asyncio.Future[None] = loop.create_future()
 
     async def run(self) -> None:
         """Returns when all chunks are there. What was asked for and has not come by its end is missing again."""
@@ -136,18 +141,38 @@ class _Incoming:
         finally:
             self._missing.extend(self._asked)
             self._asked.clear()
+            if self._receiving:
+                rest = asyncio.ensure_future(self._received())
+                while not rest.done():
+                    with contextlib.suppress(asyncio.CancelledError):  # what ended this is raised in its place
+                        await asyncio.shield(rest)
 
     def _ask_for_next(self) -> None:
         start = self._missing.popleft()
         self._asked.add(start)
         number = next(self._hub.numbers)
         length = min(CHUNK_BYTES, self._command.size - start)
-        self._peer.call(number, _Awaited(self, start), encode(SendChunk(number, self._command.key, start, length)))
+        awaited = _Awaited(self, start, length)
+        self._peer.call(number, awaited, encode(SendChunk(number, self._command.key, start, length)))
 
-    def arrived(self, start: int, data: memoryview) -> None:
+    def room(self, start: int, length: int) -> memoryview | None:
+        if start not in self._asked:
+            return None
+        self._receiving += 1
+        return self._segment.writable(self._command.offset + start, length)
+
+    def received(self) -> None:
+        """One whose beginning was in the segment is there, or will not come."""
+        self._receiving -= 1
+        if not self._receiving and not self._quiet.done():
+            self._quiet.set_result(None)
+
+    def arrived(self, start: int, data: memoryview | None) -> None:
+        """`data` is None when it is in its place already."""
         if start not in self._asked:
             return
-        self._segment.write(self._command.offset + start, data)
+        if data is not None:
+            self._segment.write(self._command.offset + start, data)
         self._asked.discard(start)
         try:
             if self._missing:
@@ -161,30 +186,49 @@ class _Incoming:
         if not self._over.done():
             self._over.set_exception(error)
 
+    async def _received(self) -> None:
+        """Nothing is written to the segment any more. A peer that stalls in the middle of a chunk is cut off."""
+        self._quiet = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(REST_S):
+                await self._quiet
+        except TimeoutError:
+            await self._peer.aclose()
+
 
 class _Awaited:
     """One chunk."""
 
-    __slots__ = ("incoming", "start")
+    __slots__ = ("incoming", "start", "length", "in_place")
 
-    def __init__(self, incoming: _Incoming, start: int) -> None:
+    def __init__(self, incoming: _Incoming, start: int, length: int) -> None:
         self.incoming = incoming
         self.start = start
+        self.length = length
+        self.in_place = False
+
+    def room(self, size: int) -> memoryview | None:
+        """Where it shall be received; asked when its beginning is there."""
+        if size != self.length:
+            return None
+        room = self.incoming.room(self.start, size)
+        self.in_place = room is not None
+        return room
 
     def answered(self, message: Chunk, parts: Sequence[memoryview]) -> None:
+        if self.in_place:
+            self.incoming.received()
         if message.error:
             self.incoming.failed(ObjectLostError(message.error))
+        elif len(parts) != 2 or len(parts[1]) != self.length:
+            self.incoming.failed(ObjectLostError("a chunk came with other bytes than were asked for"))
         else:
-            self.incoming.arrived(self.start, parts[1])
+            self.incoming.arrived(self.start, None if self.in_place else parts[1])
 
     def lost(self, error: ConnectionLost) -> None:
+        if self.in_place:
+            self.incoming.received()
         self.incoming.failed(error)
-
-
-def _close_late(peer: Peer, key: str, opening: asyncio.Future[object]) -> None:
-    """It was opened for a pull that had been given up."""
-    if not opening.cancelled() and opening.exception() is None:
-        peer.tell(encode(CloseObjects(((key, 1),))))
 
 
 def _has_it(answer: object) -> bool:

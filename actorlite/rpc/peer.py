@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import actorlite.errors as errors
@@ -19,6 +19,7 @@ from actorlite.transport import Address, Buffer, Connection
 from actorlite.wire.messages import (
     DECODE_ERRORS,
     Cancel,
+    CancelRequest,
     Credit,
     Exists,
     Failed,
@@ -115,6 +116,8 @@ class Peer:
         self._pending: dict[int, Pending] = {}
         self._deferred: deque[tuple[int, Pending, tuple[Buffer, ...]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: dict[int, asyncio.Task[None]] = {}
+        """The peer's requests that are not answered yet."""
         self._ended = False
         self._refusal: TransportError | None = None
 
@@ -212,6 +215,24 @@ class Peer:
             raise _error_of(response)
         return response.body
 
+    async def ask(self, id: int, body: Any, undo: Callable[[Any], None]) -> Any:
+        """`request`, but the other side hears when it is cancelled, and stops. If the answer was under way already,
+        `undo` gets it."""
+        pending = _RequestPending(self._loop.create_future())
+        self.call(id, pending, encode(Request(id, body)))
+        try:
+            response = await pending.future
+        except asyncio.CancelledError:
+            if not pending.future.done() or pending.future.cancelled():
+                self._pending[id] = _Undoing(undo)
+                self.tell(encode(CancelRequest(id)))
+            elif pending.future.exception() is None:
+                _undo(undo, pending.future.result())
+            raise
+        if response.error_kind:
+            raise _error_of(response)
+        return response.body
+
     # --- receiving (the Sink)
 
     def message(self, parts: Sequence[memoryview]) -> None:
@@ -251,8 +272,25 @@ class Peer:
                 stream.credit(message.items, message.size)
         elif kind is Request:
             self._serve(message)
+        elif kind is CancelRequest:
+            serving = self._serving.get(message.id)
+            if serving is not None:
+                serving.cancel()
         else:
             raise ProtocolError(f"this process does not take {kind.__name__}, sent by {self!r}")
+
+    def room_for(self, first: memoryview, size: int) -> memoryview | None:
+        """Where the bytes of a `Chunk` shall be received, if whoever waits for it has said so by a method `room`."""
+        if self._handshake is not None:
+            return None
+        try:
+            message = decode(first)
+        except DECODE_ERRORS:
+            return None  # the message will be refused when it is whole
+        if type(message) is not Chunk:
+            return None
+        room: Callable[[int], memoryview | None] | None = getattr(self._pending.get(message.id), "room", None)
+        return room(size) if room is not None else None
 
     def closed(self, error: ConnectionLost | None) -> None:
         self._ended = True
@@ -301,7 +339,13 @@ class Peer:
                 encode(Response(request.id, None, f"{type(request.body).__name__} is not served here", "ProtocolError"))
             )
             return
-        self._spawn(self._respond(request, handler))
+        task = self._serving[request.id] = self._spawn(self._respond(request, handler))
+        task.add_done_callback(lambda done: self._served(request.id, done))
+
+    def _served(self, id: int, task: asyncio.Task[None]) -> None:
+        del self._serving[id]
+        if task.cancelled():
+            self.tell(encode(Response(id, None, "it was cancelled", "ActorliteError")))
 
     async def _respond(self, request: Request, handler: RequestHandler) -> None:
         try:
@@ -323,10 +367,11 @@ class Peer:
             self._deferred.popleft()
             self._pending[id] = pending
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 class _RequestPending:
@@ -342,6 +387,26 @@ class _RequestPending:
     def lost(self, error: ConnectionLost) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class _Undoing:
+    """The answer to a request that was cancelled, if one comes."""
+
+    __slots__ = ("undo",)
+
+    def __init__(self, undo: Callable[[Any], None]) -> None:
+        self.undo = undo
+
+    def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
+        _undo(self.undo, message)
+
+    def lost(self, error: ConnectionLost) -> None:
+        pass
+
+
+def _undo(undo: Callable[[Any], None], response: Response) -> None:
+    if not response.error_kind:
+        undo(response.body)
 
 
 def _cannot(*parts: Buffer) -> bool:

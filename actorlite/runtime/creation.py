@@ -227,7 +227,7 @@ class ActorMaker:
 
     async def _lease_worker(self, creation: CreationOut) -> Peer:
         runtime = self.runtime
-        runtime.reclaim()
+        runtime.tasks.reclaim()
         request = actor_request(creation.options.num_cpus)
         needs, holds = request.placement.units_of(CPU), request.lifetime.units_of(CPU)
         purpose = "shared" if creation.shared else "actor"

@@ -8,8 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from msgspec import structs
-
 from actorlite.definitions import ActorDefinition, FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
 from actorlite.ids import ActorId, ProcessId
@@ -113,10 +111,10 @@ class ProcessRuntime:
                 StreamNext: self.streams.next,
                 StreamClose: self.streams.close,
                 ActorEnded: self.lifetimes.ended,
-                Reclaim: lambda peer, message, parts: self.reclaim(),
+                Reclaim: lambda peer, message, parts: self.tasks.reclaim(),
                 PinsWanted: lambda peer, message, parts: self.stored.let_go(),
                 Room: lambda peer, message, parts: room(self, message),
-                Capacity: lambda peer, message, parts: self._capacity_changed(message),
+                Capacity: self.tasks.capacity_changed,
                 Ending: lambda peer, message, parts: self.node_ending(message.reason),
             }
         )
@@ -217,15 +215,6 @@ class ProcessRuntime:
     def _abandon(self, ref: ObjectRef[Any]) -> None:
         if ref._call is not None:
             ref._call.abandon()
-
-    def reclaim(self) -> None:
-        """Give back leases without work."""
-        self.tasks.reclaim()
-
-    def _capacity_changed(self, now: Capacity) -> None:
-        """Nodes came or went."""
-        self.node.info = structs.replace(self.node.info, cpu_units=now.cpu_units, nodes=now.nodes)
-        self.tasks.capacity_changed(now.cpu_units)
 
     # --- actors
 

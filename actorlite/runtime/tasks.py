@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from actorlite.context import current_call
 from actorlite.deadlines import time_left
 from actorlite.definitions import FunctionDefinition
@@ -61,6 +63,7 @@ from actorlite.wire.messages import (
     TaskCall,
     encode,
 )
+from actorlite.wire.nodes import Capacity
 from actorlite.wire.serialize import encode_call
 
 if TYPE_CHECKING:
@@ -535,9 +538,12 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
         for group in list(self._groups.values()):
             group.close()
 
-    def capacity_changed(self, cpu_units: int) -> None:
+    def capacity_changed(self, peer: Peer, message: Capacity, parts: Sequence[memoryview]) -> None:
+        """Handler: nodes came or went."""
+        node = self.runtime.node
+        node.info = structs.replace(node.info, cpu_units=message.cpu_units, nodes=message.nodes)
         for group in list(self._groups.values()):
-            group.capacity_changed(cpu_units)
+            group.capacity_changed(message.cpu_units)
 
     def group_near(self, call: TaskOut) -> LeaseGroup:
         """For a call whose arguments are ready: those that are large draw it to the node where most of them lie."""

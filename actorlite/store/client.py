@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -110,7 +110,7 @@ class StoreClient:
         self._shared = False
         """Whether the segment belongs to a node in this process."""
         self._threads: ThreadPoolExecutor | None = None
-        self._opening: dict[tuple[str, float], asyncio.Task[Encoded]] = {}
+        self._opening: dict[tuple[str, float], _Opening] = {}
         """By key and timeout: who is patient must not share the end of who is not."""
         self._freed: deque[Stored] = deque()
         self._released: deque[str] = deque()
@@ -220,18 +220,30 @@ class StoreClient:
     async def open(self, stored: Stored, timeout_s: float = DEFAULT_TIMEOUT_S) -> Encoded:
         """The encoded value, on read-only views of the store: it stays in memory while any of them lives.
 
-        Raises `ObjectLostError` when it was freed, `ObjectStoreFullError` when it is on disk and there is no room.
+        Raises `ObjectLostError` when it was freed, `ObjectStoreFullError` when it is not here and there is no room. The
+        node hears when all who wanted it were cancelled: then it is not copied or restored for nobody.
         """
         wish = stored.key, timeout_s
         opening = self._opening.get(wish)
         if opening is None:
-            opening = self._opening[wish] = self._scope.spawn(self._open(stored, timeout_s))
-            opening.add_done_callback(lambda _: self._opening.pop(wish, None))
+            opening = self._opening[wish] = _Opening(self._scope.spawn(self._open(stored, timeout_s)))
+            opening.task.add_done_callback(lambda _: self._opened(wish, opening))
+        opening.waiting += 1
         try:
-            return await asyncio.shield(opening)
+            return await asyncio.shield(opening.task)
         except asyncio.CancelledError:
-            raise_if_closed(opening)
+            raise_if_closed(opening.task)
+            if opening.waiting == 1:
+                self._opened(wish, opening)
+                opening.task.cancel()
             raise
+        finally:
+            opening.waiting -= 1
+
+    def _opened(self, wish: tuple[str, float], opening: _Opening) -> None:
+        """Who comes now begins anew."""
+        if self._opening.get(wish) is opening:
+            del self._opening[wish]
 
     async def _open(self, stored: Stored, timeout_s: float) -> Encoded:
         segment = await self._attached()
@@ -241,7 +253,7 @@ class StoreClient:
             if stored.node == peer.identity.process
             else OpenObject(stored.key, timeout_s, stored.size, stored.node)
         )
-        placed = await self._request(wish)
+        placed = await self._request(wish, lambda _: self._on_release(stored.key))
         if not isinstance(placed, Placed):
             raise ActorliteError(f"the node answered a request for an object with {placed!r}")
         view = segment.pin(placed.offset, stored.size, partial(self._on_release, stored.key))
@@ -350,9 +362,11 @@ class StoreClient:
             await channel.aclose()
         return self._segment
 
-    async def _request(self, body: Any) -> Any:
+    async def _request(self, body: Any, undo: Callable[[Any], None] | None = None) -> Any:
+        """With `undo` the node hears when this is cancelled."""
+        peer, number = self._scope.node_peer, next(self._scope.hub.numbers)
         try:
-            return await self._scope.node_peer.request(next(self._scope.hub.numbers), body)
+            return await (peer.request(number, body) if undo is None else peer.ask(number, body, undo))
         except ConnectionLost as error:
             raise NodeDiedError(await self._scope.why_node_gone(str(error)), outcome=error.outcome) from None
 
@@ -365,6 +379,16 @@ class StoreClient:
 
     def __repr__(self) -> str:
         return f"<StoreClient {self._segment!r}>"
+
+
+class _Opening:
+    """A value that is being opened, and how many wait for it."""
+
+    __slots__ = ("task", "waiting")
+
+    def __init__(self, task: asyncio.Task[Encoded]) -> None:
+        self.task = task
+        self.waiting = 0
 
 
 class _Arrival:

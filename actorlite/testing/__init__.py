@@ -1,6 +1,6 @@
 """Public testing kit: sessions for tests, the conformance suite of transports, faults. The fixtures are in `plugin`."""
 
-from actorlite.testing.cluster import local_cluster
+from actorlite.testing.cluster import Cluster, ClusterNode, cluster, local_cluster
 from actorlite.testing.faults import Faults, FaultyTransport
 from actorlite.testing.leaks import LeakError
 from actorlite.testing.transport import CHECKS, STREAM_CHECKS, Recorder, check_transport, run_check
@@ -8,11 +8,14 @@ from actorlite.testing.transport import CHECKS, STREAM_CHECKS, Recorder, check_t
 __all__ = [
     "CHECKS",
     "STREAM_CHECKS",
+    "Cluster",
+    "ClusterNode",
     "Faults",
     "FaultyTransport",
     "LeakError",
     "Recorder",
     "check_transport",
+    "cluster",
     "local_cluster",
     "run_check",
 ]

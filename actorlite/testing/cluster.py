@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from actorlite.config import Settings
@@ -46,27 +46,29 @@ async def local_cluster(
 async def cluster(
     *,
     nodes: int = 3,
-    num_cpus: float = 2,
+    num_cpus: float | Sequence[float] = 2,
     scheme: str = "inproc",
     namespace: str = "",
     object_store_memory: int | None = None,
     object_spilling_directory: str | None = None,
 ) -> AsyncIterator[Cluster]:
-    """Several nodes, each of `num_cpus` and with an object store of its own, in this loop; a driver on the first.
+    """Several nodes in this loop, each with an object store of its own; a driver on the first.
 
-    The driver's session is the current one inside the block. Raises `ValueError` for less than one node.
+    `num_cpus`: of each node, or a list with one number for each. The driver's session is the current one inside the
+    block. Raises `ValueError` for less than one node, and for a list of another length.
     """
-    if nodes < 1:
-        raise ValueError(f"nodes={nodes!r}: a cluster has at least one node")
-    plan = _plan(scheme, namespace, num_cpus, object_store_memory, object_spilling_directory)
+    cpus = [float(num_cpus)] * nodes if isinstance(num_cpus, int | float) else list(num_cpus)
+    if nodes < 1 or len(cpus) != nodes:
+        raise ValueError(f"nodes={nodes!r}, num_cpus={num_cpus!r}: a cluster has at least one node, and CPUs for each")
+    plan = _plan(scheme, namespace, cpus[0], object_store_memory, object_spilling_directory)
     before = current_runtime.get()
     async with AsyncExitStack() as stack:
         stack.callback(current_runtime.set, before)
         neighbourhood = Neighbourhood(plan, stack)
         found = Cluster(neighbourhood)
         stack.push_async_callback(found._aclose)
-        for _ in range(nodes):
-            await found.add_node(num_cpus)
+        for each in cpus:
+            await found.add_node(each)
         inner = await stack.enter_async_context(AsyncExitStack())
         runtime = await neighbourhood.register(found.nodes[0].address, inner)
         found.session = session_of(runtime, inner)

@@ -5,12 +5,12 @@ with more parts it is a table of `count` u32 part lengths, then the parts. The b
 reader knows from the fixed header how much follows, and refuses a frame above the limit before it allocates anything.
 
 Large buffers are never copied: the encoder hands them on, and the reader receives the rest of an incomplete frame
-straight into the memory that the message keeps.
+straight into the memory that the message keeps; or, when the sink has a place for it, into that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Protocol, TypeAlias
@@ -18,6 +18,8 @@ from typing import Protocol, TypeAlias
 from actorlite.errors import FrameTooLarge, ProtocolError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+RoomFor: TypeAlias = Callable[[memoryview, int], "memoryview | None"]
 
 HEADER = Struct("<IH")
 HEADER_BYTES = HEADER.size
@@ -34,6 +36,9 @@ _LENGTH_BYTES = 4
 
 
 class SizeLimit(Protocol):
+    """May have a method `room_for(first: memoryview, size: int) -> memoryview | None` besides: where the second of two
+    parts shall be received, given the first one. It is asked for large messages only."""
+
     @property
     def max_message_bytes(self) -> int:
         """The largest body accepted now; read at every frame header."""
@@ -127,15 +132,17 @@ class FrameReader:
     an idle reader costs nothing.
     """
 
-    __slots__ = ("_body", "_count", "_filled", "_head", "_limit", "_scratch")
+    __slots__ = ("_body", "_count", "_filled", "_first", "_head", "_limit", "_room_for", "_scratch")
 
     def __init__(self, limit: SizeLimit, scratch: memoryview | None = None) -> None:
         self._limit = limit
         self._scratch = memoryview(bytearray(RECEIVE_BYTES)) if scratch is None else scratch
         self._head = b""  # the beginning of a header, cut off by the end of a read
         self._body: memoryview | None = None  # the body of an incomplete frame
+        self._first: memoryview | None = None  # the first part of a message whose second one goes where the sink said
         self._filled = 0
         self._count = 0
+        self._room_for: RoomFor | None = getattr(limit, "room_for", None)
 
     @property
     def at_boundary(self) -> bool:
@@ -154,7 +161,8 @@ class FrameReader:
             self._filled += received
             if self._filled == len(self._body):
                 body, self._body = self._body, None
-                yield _split(body.toreadonly(), self._count)
+                first, self._first = self._first, None
+                yield _split(body.toreadonly(), self._count) if first is None else [first, body.toreadonly()]
             return
         scratch = self._scratch
         end = received
@@ -187,10 +195,30 @@ class FrameReader:
         self._head = bytes(data[position:])
 
     def _receive_rest(self, size: int, count: int, begun: memoryview) -> None:
+        if count == 2 and self._room_for is not None and self._has_room(self._room_for, size, begun):
+            return
         self._body = memoryview(bytearray(size))
         self._filled = len(begun)
         self._body[: len(begun)] = begun
         self._count = count
+
+    def _has_room(self, room_for: RoomFor, size: int, begun: memoryview) -> bool:
+        """Whether the second of two parts goes where the sink wants it."""
+        start = 2 * _LENGTH_BYTES
+        if len(begun) < start:
+            return False
+        first, second = _table(2).unpack_from(begun)
+        start += first
+        if len(begun) < start or start + second != size:
+            return False
+        room = room_for(begun[start - first : start], second)
+        if room is None:
+            return False
+        self._first = begun[start - first : start]
+        self._body = room
+        self._filled = len(begun) - start
+        room[: self._filled] = begun[start:]
+        return True
 
 
 def _check_count(size: int, count: int) -> None:

@@ -423,6 +423,12 @@ class Response(_Message, tag=41, frozen=True):
     error_kind: str = ""
 
 
+class CancelRequest(_Message, tag=43, frozen=True):
+    """The sender of a request does not want its answer any more; one comes all the same."""
+
+    id: int
+
+
 class Ending(_Message, tag=42, frozen=True):
     """The node says goodbye to everybody, and why: the last message on the connection."""
 
@@ -654,6 +660,7 @@ Message = (
     | StreamClose
     | Request
     | Response
+    | CancelRequest
     | WithdrawLeases
     | Reclaim
     | Blocked

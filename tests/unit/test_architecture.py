@@ -26,7 +26,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "worker node control",
         "api task actor methods placement sync session inspection observe",
         "interface __init__",
-        "opening cli commands shared_node daemon testing __main__",
+        "opening",
+        "cli commands shared_node daemon testing __main__",
     )
 )
 FOLDERS = frozenset(
@@ -58,6 +59,7 @@ ALLOWED: dict[str, str] = {
     "class actorlite/node/objects.py:NodeStore": "a handler for each message and request of the store",
     "methods actorlite/store/client.py:StoreClient": "writing, reading and letting go of one store, each in two steps",
     "methods actorlite/runtime/calls.py:Outbound": "a call as whoever made it, its connection and its end see it",
+    "methods actorlite/rpc/peer.py:Peer": "a connection as its transport, its users and the other side see it",
     "methods actorlite/node/objects.py:NodeStore": "a handler for each message and request of the store",
     "methods actorlite/refs.py:ObjectRef": "a future's whole interface, which asyncio's combinators ask for, and ours",
 }

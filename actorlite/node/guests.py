@@ -1,0 +1,65 @@
+"""Processes of other nodes that work here, and their jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from actorlite.errors import ActorliteError, WorkerStartError
+from actorlite.ids import ProcessId
+from actorlite.node.workers import Job, WorkerPool
+from actorlite.rpc.peer import Peer
+from actorlite.wire.messages import LeaseWorker
+
+
+class Guests:
+    """Owned by the lease desk. `own` is the node's: who registered here, and for which job."""
+
+    def __init__(self, here: ProcessId, own: Mapping[ProcessId, Job], workers: WorkerPool) -> None:
+        self._here = here
+        self._own = own
+        self._workers = workers
+        self._homes: dict[ProcessId, ProcessId] = {}
+        """Processes that have, or ask for, leases, and their nodes."""
+        self._jobs: dict[str, Job] = {}
+
+    @property
+    def nodes(self) -> set[ProcessId]:
+        return set(self._homes.values())
+
+    def job_of(self, peer: Peer, body: LeaseWorker) -> Job:
+        """The job of whoever asks, himself or through his node. Raises `WorkerStartError` when it has ended."""
+        info = body.job
+        if info is None:
+            if peer.identity.process not in self._own:
+                raise ActorliteError("register before asking for workers")
+            return self._own[peer.identity.process]
+        if peer.identity.role != "node":
+            raise ActorliteError("only a node may ask for another process")
+        self._homes[body.owner] = peer.identity.process
+        if info.home == self._here:
+            found = next((each for each in self._own.values() if each.name == info.name), None)
+            if found is None:
+                raise WorkerStartError(f"job {info.name} has ended")
+            return found
+        job = self._jobs.get(info.name)
+        if job is None:
+            job = self._jobs[info.name] = Job(info.name, info.namespace, info.sys_path, info.cwd, info.home)
+        return job
+
+    def process_ended(self, process: ProcessId) -> None:
+        self._homes.pop(process, None)
+
+    def job_ended(self, name: str) -> None:
+        """Its driver, on another node, is gone."""
+        job = self._jobs.pop(name, None)
+        if job is not None:
+            self._workers.end_job(job)
+
+    def node_lost(self, node: ProcessId) -> list[ProcessId]:
+        """End the jobs of its drivers; returns those of its processes that are known here."""
+        for job in [each for each in self._jobs.values() if each.home == node]:
+            self.job_ended(job.name)
+        return [process for process, home in self._homes.items() if home == node]
+
+    def __repr__(self) -> str:
+        return f"<Guests processes={len(self._homes)} jobs={len(self._jobs)}>"
