@@ -392,7 +392,7 @@ def test_there_are_no_import_cycles() -> None:
 
 def test_the_documentation_shows_the_same_layers() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    shown = re.findall(r"^(\d)  ([\w ]+)$", text, re.M)
+    shown = re.findall(r"^(\d+) +([\w ]+)$", text, re.M)
     assert [(int(number), frozenset(names.split())) for number, names in shown] == list(enumerate(LAYERS))
 
 
