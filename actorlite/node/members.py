@@ -142,8 +142,10 @@ class Members:
         return True
 
     def close(self, reason: str) -> None:
-        """This node ends, and says why."""
-        self.tell(Ending(reason))
+        """This node ends, and says why, if it says anything. Idempotent."""
+        if reason:
+            self.tell(Ending(reason))
+        self.views.clear()
         if self._saying is not None:
             self._saying.cancel()
 

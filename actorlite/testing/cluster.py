@@ -10,6 +10,7 @@ from actorlite.context import current_runtime
 from actorlite.ids import ProcessId
 from actorlite.node.daemon import Node
 from actorlite.opening.in_process import Neighbourhood
+from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan, Session, open_session, session_of
 from actorlite.transport import Address
 
@@ -118,8 +119,16 @@ class Cluster:
         """End a node as a power failure would: its connections and those of its workers break, without a goodbye."""
         if node.is_running:
             node.is_running = False
+            node.node.members.close("")
             await node.node.hub.aclose()
             await node.node.aclose("it was killed")
+
+    async def connect(self, node: ClusterNode, stack: AsyncExitStack) -> ProcessRuntime:
+        """Another driver, of that node; `stack` ends it."""
+        inner = await stack.enter_async_context(AsyncExitStack())
+        runtime = await self._neighbourhood.register(node.address, inner)
+        stack.push_async_callback(runtime.aclose)
+        return runtime
 
     async def _aclose(self) -> None:
         for node in reversed(self.nodes):
