@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import numpy
-import numpy.typing
 import pytest
 import pytest_asyncio
 
@@ -22,16 +20,12 @@ from actorlite import shared_node
 from actorlite.config import Settings
 from actorlite.errors import NodeDiedError, ObjectLostError, ObjectStoreFullError, WorkerCrashedError
 
+from ..arrays import Floats, MiB, pattern
+
 pytestmark = pytest.mark.asyncio
 
-MiB = 1 << 20
-Floats = numpy.typing.NDArray[numpy.float64]
 DEADLINE_S = 10.0
 POLL_S = 0.01
-
-
-def pattern(seed: int, mib: float = 1) -> Floats:
-    return numpy.arange(int(mib * MiB) // 8, dtype=float) + seed
 
 
 async def store_is_empty() -> None:

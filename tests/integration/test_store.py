@@ -5,29 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
-import numpy.typing
 import pytest
-import pytest_asyncio
 
 import actorlite as al
 from actorlite.errors import ObjectLostError, ObjectStoreFullError, TaskError
 from actorlite.testing.cluster import local_cluster
 
+from ..arrays import Floats, MiB, pattern
+
 pytestmark = pytest.mark.asyncio
-
-MiB = 1 << 20
-Floats = numpy.typing.NDArray[numpy.float64]
-Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-
-
-def pattern(seed: int, mib: float = 1) -> Floats:
-    return numpy.arange(int(mib * MiB) // 8, dtype=float) + seed
 
 
 @al.remote
@@ -82,37 +72,6 @@ class Keeper(al.Actor):
 
     def spoil(self, array: Floats) -> None:
         array[0] = 1
-
-
-@pytest.fixture
-def empty(eventually: Eventually) -> Callable[[], Awaitable[None]]:
-    """Wait until nothing is left in the store."""
-
-    async def wait() -> None:
-        async def condition() -> bool:
-            gc.collect()
-            found = await al.memory()
-            return not found.objects and found.used == 0 and found.spilled == 0
-
-        await eventually(condition)
-
-    return wait
-
-
-@pytest_asyncio.fixture(params=["inproc", "uds", "tcp", "processes"])
-async def small(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[al.Session]:
-    """A session whose store takes 8 MiB."""
-    options: dict[str, Any] = {
-        "num_cpus": 2,
-        "object_store_memory": 8 * MiB,
-        "object_spilling_directory": str(tmp_path),
-    }
-    if request.param == "processes":
-        async with al.init("local", **options) as session:
-            yield session
-    else:
-        async with local_cluster(scheme=request.param, **options) as session:
-            yield session
 
 
 async def test_a_large_value_goes_to_the_store_and_comes_back_read_only(anywhere: al.Session, empty: Any) -> None:
