@@ -83,6 +83,23 @@ async def test_values_of_thousands_of_buffers(scheme: str) -> None:
         del ref, doubled
 
 
+async def test_a_patient_reader_does_not_share_the_end_of_an_impatient_one(small: al.Session) -> None:
+    refs = [await al.put(pattern(seed)) for seed in range(8)]
+    kept = [await ref for ref in refs[1:]]
+    on_disk = [each.key for each in (await al.memory()).objects if each.place == "on disk"]
+    first = refs[0]._stored.stored
+    assert on_disk == [first.key]
+    client = small.runtime.stored.client
+    patient = asyncio.create_task(client.open(first, 20))
+    with pytest.raises(ObjectStoreFullError, match="waited 0.05 s"):
+        await client.open(first, 0.05)
+    assert not patient.done()
+    kept.clear()
+    opened = await patient
+    assert bytes(opened.buffers[0]) == pattern(0).tobytes()
+    del opened, patient
+
+
 async def test_an_actor_whose_arguments_do_not_fit_is_dead(small: al.Session) -> None:
     maker = Maker.remote(pattern(1, 9))
     for waiting in (al.ready(maker), maker.make.remote(1, 1).get()):
