@@ -9,6 +9,7 @@ that it is gone. The end of its connection is not enough: it may be alive, and r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from msgspec import structs
 
-from actorlite.errors import ActorliteError, ObjectLostError, ObjectStoreFullError
+from actorlite.errors import ActorliteError, ConnectionLost, ObjectLostError, ObjectStoreFullError
 from actorlite.ids import ProcessId
 from actorlite.node.disk import Disk
 from actorlite.node.segments import SegmentDesk
@@ -39,7 +40,7 @@ from actorlite.state.objects import (
 )
 from actorlite.store.capacity import default_capacity
 from actorlite.store.spilling import SpillError
-from actorlite.wire.messages import encode
+from actorlite.wire.messages import Request, encode
 from actorlite.wire.objects import (
     AbandonObject,
     ClaimObjects,
@@ -61,7 +62,8 @@ from actorlite.wire.objects import (
 logger = logging.getLogger("actorlite.node")
 
 UNCLAIMED_S = 5.0
-"""How long after the death of its writer an object waits for the word of its owner, which may be on its way."""
+"""How long after the death of its writer an object waits for the word of its owner, which may be on its way: counted from
+when the owner was heard of."""
 MAX_ABANDONED = 1000
 ASK_AGAIN_S = 1.0
 OWNER_SAYS_S = 1.0
@@ -272,8 +274,20 @@ class NodeStore:
         self._free_unclaimed_later(unclaimed)
 
     def _free_unclaimed_later(self, keys: list[Key]) -> None:
-        if keys:
-            self._later(UNCLAIMED_S, lambda: self._do(self.table.free_unclaimed(keys)))
+        """First the owners are asked anything: where user code blocks a loop, the news of a value lies before it."""
+        of: dict[ProcessId, list[Key]] = {}
+        for key in keys:
+            if (found := self.table.objects.get(key)) is not None:
+                of.setdefault(found.owner, []).append(key)
+        for owner, own in of.items():
+            heard = _Heard(partial(self._later, UNCLAIMED_S, partial(self._free_unclaimed, own)))
+            if (peer := self._hub.peers.get(owner)) is not None:
+                number = next(self._hub.numbers)
+                with contextlib.suppress(ConnectionLost):  # then what it owned is freed anyway
+                    peer.call(number, heard, encode(Request(number, ExplainObjects(()))))
+
+    def _free_unclaimed(self, keys: list[Key]) -> None:
+        self._do(self.table.free_unclaimed(keys))
 
     # --- commands
 
@@ -360,6 +374,9 @@ class NodeStore:
         return text
 
     def _later(self, delay_s: float, work: Callable[[], None]) -> None:
+        if self._closed:
+            return
+
         def due() -> None:
             self._timers.discard(timer)
             work()
@@ -379,6 +396,21 @@ class NodeStore:
 
     def __repr__(self) -> str:
         return f"<NodeStore {self.table!r}>"
+
+
+class _Heard:
+    """Waits until another process has answered, whatever it says, or is gone."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+
+    def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
+        self._then()
+
+    def lost(self, error: ConnectionLost) -> None:
+        self._then()
 
 
 def _no_memory(size: int, error: OSError) -> str:

@@ -1,0 +1,113 @@
+"""Values of owners that are busy, and of workers that end: what nobody can ask for is freed, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+import actorlite as al
+from actorlite.config import Settings
+from actorlite.context import current_runtime
+from actorlite.host import SystemEntropy
+from actorlite.node import objects
+from actorlite.opening.driver import register
+from actorlite.session import Plan
+from actorlite.testing.cluster import local_cluster
+from actorlite.wire.messages import KillWorker
+
+from ..arrays import Floats, pattern
+
+pytestmark = pytest.mark.asyncio
+
+WITHIN_S = 20.0
+
+
+class Busy:
+    """A driver in a thread of its own, whose loop user code blocks."""
+
+    def __init__(self, session: al.Session) -> None:
+        self.process = ""
+        self.value: Any = None
+        self.called = threading.Event()
+        self.go_on = threading.Event()
+        self._session = session
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._drive()))
+        self._thread.start()
+
+    async def end(self) -> None:
+        self.go_on.set()
+        await asyncio.to_thread(self._thread.join, WITHIN_S)
+        assert not self._thread.is_alive()
+
+    async def _drive(self) -> None:
+        here = self._session.runtime
+        plan = Plan(here.address, "", None, (), Settings.from_environment(), "uds", None, None)
+        node = here.node_peer.identity.address
+        async with AsyncExitStack() as stack:
+            directory = node.removeprefix("uds://").rpartition("/")[0]
+            runtime = await register(
+                plan,
+                node,
+                here.hub._token,
+                lambda process, role: f"uds://{directory}/{process}.sock",
+                SystemEntropy(),
+                stack,
+            )
+            stack.push_async_callback(runtime.aclose)
+            self.process = runtime.process
+            current_runtime.set(runtime)
+            maker = Maker.remote()
+            await al.ready(maker)
+            ref = maker.make.remote(self.process)
+            await asyncio.sleep(0)
+            self.called.set()
+            assert self.go_on.wait(WITHIN_S)
+            self.value = (await ref).copy()
+
+
+workers: list[Any] = []
+
+
+class Maker(al.Actor):
+    async def make(self, owner: str) -> Floats:
+        workers.append(current_runtime.get())
+        return pattern(5)
+
+
+@pytest.fixture
+def _no_workers() -> Iterator[None]:
+    yield
+    workers.clear()
+
+
+@pytest.mark.parametrize("how", ["the worker dies", "the connection is lost"])
+async def test_a_result_is_not_freed_while_its_callers_loop_is_blocked(
+    how: str, monkeypatch: pytest.MonkeyPatch, eventually: Any, _no_workers: None
+) -> None:
+    monkeypatch.setattr(objects, "UNCLAIMED_S", 0.2)
+    monkeypatch.setattr(objects, "OWNER_SAYS_S", 0.2)
+    async with local_cluster(scheme="uds") as session:
+
+        async def stored() -> bool:
+            return [each.place for each in (await al.memory()).objects] == ["in memory"]
+
+        busy = Busy(session)
+        try:
+            assert await asyncio.to_thread(busy.called.wait, WITHIN_S)
+            await eventually(stored)
+            (worker,) = workers
+            if how == "the worker dies":
+                node = session.runtime.node_peer
+                await node.request(next(session.runtime.hub.numbers), KillWorker(worker.process))
+            else:
+                await worker.hub.peers[busy.process].aclose()
+            for _ in range(3):  # the owner does not say what it is each time
+                assert await stored()
+        finally:
+            await busy.end()
+        assert (busy.value == pattern(5)).all()
