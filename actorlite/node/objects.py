@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -62,8 +62,8 @@ from actorlite.wire.objects import (
 logger = logging.getLogger("actorlite.node")
 
 UNCLAIMED_S = 5.0
-"""How long after the death of its writer an object waits for the word of its owner, which may be on its way: counted from
-when the owner was heard of."""
+"""How long after the death of its writer an object waits for the word of its owner, which may be on its way: counted
+from when the owner was heard of."""
 MAX_ABANDONED = 1000
 ASK_AGAIN_S = 1.0
 OWNER_SAYS_S = 1.0
@@ -77,6 +77,7 @@ class NodeStore:
     def __init__(self, hub: Hub, options: StoreOptions) -> None:
         self.table = ObjectTable(options.capacity or default_capacity(), spills=bool(options.spill_to))
         self.desk = SegmentDesk(hub, self.table.allocator.capacity, options.channel, self._gone)
+        self.desk.here.on_release = lambda process, key: self._do(self.table.close(key, process))
         self.disk = Disk(options.spill_to, hub.identity.process)
         self._hub = hub
         self._loop = asyncio.get_running_loop()
@@ -125,6 +126,7 @@ class NodeStore:
     def process_lost(self, process: ProcessId) -> None:
         """It has no connection any more: what it owned is freed; what it reads is not, while it may be alive."""
         self._do(self.table.owner_gone(process))
+        self.desk.here.connection_lost(process)
         if not self.desk.may_read(process) or not self.table.is_used_by(process):
             self.desk.forget(process)
             self._gone(process)
@@ -268,9 +270,9 @@ class NodeStore:
     def _reader_lost(self, peer: Peer, message: ReaderLost, parts: Sequence[memoryview]) -> None:
         self._free_unclaimed_later(self.table.unclaimed_of(peer.identity.process, message.process))
 
-    def _gone(self, process: ProcessId) -> None:
+    def _gone(self, process: ProcessId, living: Mapping[Key, int] | None = None) -> None:
         unclaimed = self.table.unclaimed_of(process)
-        self._do(self.table.process_gone(process))
+        self._do(self.table.process_gone(process, living))
         self._free_unclaimed_later(unclaimed)
 
     def _free_unclaimed_later(self, keys: list[Key]) -> None:

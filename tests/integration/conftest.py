@@ -143,6 +143,14 @@ async def small(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             yield session
 
 
+@pytest_asyncio.fixture(params=["inproc", "uds", "tcp"])
+async def small_here(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[al.Session]:
+    """As `small`, with all its parts in this loop."""
+    store: dict[str, Any] = {"object_store_memory": 8 << 20, "object_spilling_directory": str(tmp_path)}
+    async with local_cluster(scheme=request.param, num_cpus=2, **store) as session:
+        yield session
+
+
 @pytest.fixture
 def empty(eventually: Eventually) -> Callable[[], Awaitable[None]]:
     """Wait until nothing is left in the store."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -111,3 +112,87 @@ async def test_a_result_is_not_freed_while_its_callers_loop_is_blocked(
         finally:
             await busy.end()
         assert (busy.value == pattern(5)).all()
+
+
+kept: list[Any] = []
+
+
+@pytest.fixture
+def _nothing_kept() -> Iterator[None]:
+    yield
+    kept.clear()
+
+
+class Keeper(al.Actor):
+    """Its views are in hands that outlive it, where it is an object in this process."""
+
+    def keep(self, array: Floats, times: int) -> None:
+        kept.extend(array[number:] for number in range(times))
+
+    async def keep_opened(self, refs: list[al.ObjectRef[Floats]]) -> None:
+        kept.append(await refs[0])
+
+
+async def in_use() -> int:
+    gc.collect()
+    return sum(bool(each.used_by) for each in (await al.memory()).objects)
+
+
+async def refill(rounds: int) -> None:
+    """Write to all memory of the store that is free."""
+    for seed in range(rounds):
+        await al.put(pattern(-1000 - seed))
+
+
+@pytest.mark.parametrize("end", [al.kill, al.terminate], ids=["killed", "terminated"])
+async def test_views_of_an_actor_that_has_ended_keep_their_memory_until_they_go(
+    small_here: al.Session, end: Any, eventually: Any, empty: Any, _nothing_kept: None
+) -> None:
+    keeper = Keeper.remote()
+    await keeper.keep.remote(await al.put(pattern(1, 2)), 2)
+    await keeper.keep.remote(await al.put(pattern(2, 2)), 1)
+    refs = [await al.put(pattern(3))]
+    await keeper.keep_opened.remote(refs)
+    await end(keeper)
+    del refs
+
+    async def worker_gone() -> bool:
+        return len((await small_here.status())["workers"]) == 0
+
+    await eventually(worker_gone)
+    await refill(16)
+    assert await in_use() == 3
+    for view, wanted in zip(kept, (pattern(1, 2), pattern(1, 2)[1:], pattern(2, 2), pattern(3)), strict=True):
+        assert (view == wanted).all()
+    del kept[0], view
+    await refill(2)
+    assert await in_use() == 3
+    await asyncio.to_thread(kept.pop, 0)  # the other view of the first: from any thread
+
+    async def so_many(wanted: int = 2) -> bool:
+        return await in_use() == wanted
+
+    await eventually(so_many)
+    await refill(16)
+    assert (kept[0] == pattern(2, 2)).all() and (kept[1] == pattern(3)).all()
+    kept.clear()
+    await empty()
+    assert (await (await al.put(pattern(9, 7.9), timeout=5)) == pattern(9, 7.9)).all()
+
+
+async def test_an_actor_that_dies_while_it_opens_values_leaves_nothing(
+    small_here: al.Session, empty: Any, _nothing_kept: None
+) -> None:
+    for passes in range(24):
+        keeper = Keeper.remote()
+        await al.ready(keeper)
+        refs = [await al.put(pattern(passes))]
+        call = keeper.keep_opened.remote(refs)
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        await al.kill(keeper)
+        await call.ready()
+        call.exception()
+        kept.clear()
+        del refs, call
+    await empty()
