@@ -118,10 +118,10 @@ class StoredValues:
         """The result of a call: to its reference, or to whoever waits for it."""
         if isinstance(sink, ObjectRef):
             self._bind(sink, holding)
-            if sink._waiters is None:
-                sink._resolve(ELSEWHERE)
-            else:
+            if sink._is_wanted:
                 self.bring(sink)
+            else:
+                sink._resolve(ELSEWHERE)
         elif sink is not None:
             self._runtime.spawn(self._deliver(holding, sink))
 

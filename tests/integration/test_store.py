@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -354,3 +355,30 @@ async def test_memory_says_what_each_value_is_and_who_holds_it(
     (other,) = [each for each in objects if each.owner.startswith("worker")]
     assert other.what.startswith("put") and other.held_by[0].startswith("borrowed by driver pid")
     del view, elsewhere
+
+
+@al.remote
+async def add_one(array: Floats) -> Floats:
+    return array + 1
+
+
+async def test_who_waits_only_until_a_value_exists_does_not_open_it(anywhere: al.Session, empty: Any) -> None:
+    made = make.remote(1)
+    done: list[al.ObjectRef[Floats]] = []
+    made.add_done_callback(done.append)
+    refs = [made, add_one.remote(made), total.remote(al.arg(made))]
+    ready = [asyncio.create_task(ref.ready()) for ref in refs]
+    await al.wait(refs, num_returns=3, fetch_local=False)
+    await asyncio.gather(*ready)
+    assert done == [made]
+    driver = f"driver pid {os.getpid()}"
+    assert driver not in [who for each in (await al.memory()).objects for who, _ in each.used_by]
+    assert (await refs[1] == pattern(2)).all() and await refs[2] == pattern(1).sum()
+    both = make.remote(3)
+    waiting = [asyncio.create_task(both.ready()), asyncio.create_task(both.get())]
+    assert (await waiting[1] == pattern(3)).all()
+    await waiting[0]
+    made.remove_done_callback(done.append)
+    done.clear()
+    del made, refs, ready, both, waiting
+    await empty()
