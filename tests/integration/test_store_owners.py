@@ -6,22 +6,18 @@ import asyncio
 import gc
 import threading
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 import actorlite as al
-from actorlite.config import Settings
 from actorlite.context import current_runtime
-from actorlite.host import SystemEntropy
 from actorlite.node import objects
-from actorlite.opening.driver import register
-from actorlite.session import Plan
 from actorlite.testing.cluster import local_cluster
 from actorlite.wire.messages import KillWorker
 
 from ..arrays import Floats, pattern
+from ..drivers import another_driver
 
 pytestmark = pytest.mark.asyncio
 
@@ -46,22 +42,8 @@ class Busy:
         assert not self._thread.is_alive()
 
     async def _drive(self) -> None:
-        here = self._session.runtime
-        plan = Plan(here.address, "", None, (), Settings.from_environment(), "uds", None, None)
-        node = here.node_peer.identity.address
-        async with AsyncExitStack() as stack:
-            directory = node.removeprefix("uds://").rpartition("/")[0]
-            runtime = await register(
-                plan,
-                node,
-                here.hub._token,
-                lambda process, role: f"uds://{directory}/{process}.sock",
-                SystemEntropy(),
-                stack,
-            )
-            stack.push_async_callback(runtime.aclose)
+        async with another_driver(self._session) as runtime:
             self.process = runtime.process
-            current_runtime.set(runtime)
             maker = Maker.remote()
             await al.ready(maker)
             ref = maker.make.remote(self.process)
