@@ -7,6 +7,7 @@ the node is short of room. A value that user code holds stays pinned by itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,18 @@ def value_of(ref: ObjectRef[Any], kept: Sequence[object]) -> Encoded:
     return Encoded(value.kind, value.data, value.buffers, kept)
 
 
+class Written:
+    """What the plain code of a call has written into the store for its answer, which may not come to be."""
+
+    __slots__ = ("keys", "answer", "is_unwanted")
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.answer: object = None
+        """The answer that tells of it."""
+        self.is_unwanted = False
+
+
 class StoredValues:
     """On the loop, but for `write_here`."""
 
@@ -99,14 +112,29 @@ class StoredValues:
         stored = await self.client.write(encoded, owner)
         return Encoded(STORED, encode_stored(stored), (), encoded.handles)
 
-    def write_here(self, encoded: Encoded, owner: ProcessId) -> Encoded:
-        """`write_for` for a thread, which waits for it."""
-        writing = asyncio.run_coroutine_threadsafe(self.write_for(encoded, owner), self._runtime.loop)
+    def write_here(self, encoded: Encoded, owner: ProcessId, written: Written) -> Encoded:
+        """`write_for` for a thread, which waits for it, and may be interrupted anywhere."""
+        work = self._write_noted(encoded, owner, written)
+        writing = asyncio.run_coroutine_threadsafe(work, self._runtime.loop)
         try:
             return block_on(writing, None)
         except BaseException:
             writing.cancel()
             raise
+
+    async def _write_noted(self, encoded: Encoded, owner: ProcessId, written: Written) -> Encoded:
+        stored = await self.client.write(encoded, owner)
+        written.keys.append(stored.key)
+        if written.is_unwanted:
+            self.unwanted(written)
+        return Encoded(STORED, encode_stored(stored), (), encoded.handles)
+
+    def unwanted(self, written: Written) -> None:
+        """Its answer is not sent: also what is still being written is nobody's. From any thread."""
+        written.is_unwanted = True
+        while written.keys:
+            with contextlib.suppress(IndexError):  # the loop and the thread take turns
+                self.client.dropped(written.keys.pop())
 
     # --- out of it
 

@@ -89,6 +89,8 @@ class Runner:
         peer = call.peer
         if peer.inbound.get(call.id) is call:
             del peer.inbound[call.id]
+        if call.written is not None and answer is not SENT and not peer.is_open and not call.is_repeatable:
+            self._worker.runtime.stored.unwanted(call.written)
         if call.cascades:
             cancel_children(call)  # those that it submitted after it was told
         if self._worker.repeats.running:
@@ -155,11 +157,13 @@ class Runner:
         if not call.claim():
             return  # the loop took it back, and has answered
         answer = run_interruptibly(call, self._base.copy(), self._call_plain, find) or call.stopped()
+        if call.written is not None and call.written.answer is not answer:
+            self._worker.runtime.stored.unwanted(call.written)
         # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
         at_once = executor.is_idle and len(answer[0]) == 1 and call.may_answer_at_once(answer)
         sent = at_once and call.peer.send_from_thread(*answer[0])
         self._ended.append((done, call, SENT if sent else answer))
-        if sent and not call.others_wait:
+        if sent and not call.others_wait and call.written is None:
             return
         # In a burst the loop comes by itself. It looks at what has ended after it said that it comes no more, and this
         # was noted before it was asked: so nothing is left lying.
