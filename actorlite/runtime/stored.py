@@ -62,19 +62,46 @@ def value_of(ref: ObjectRef[Any], kept: Sequence[object]) -> Encoded:
 
 
 class Written:
-    """What the plain code of a call has written into the store for its answer, which may not come to be."""
+    """What the plain code of a call writes into the store for its answer, which may not come to be. From any thread."""
 
-    __slots__ = ("keys", "answer", "is_unwanted")
+    __slots__ = ("answer", "_runtime", "_keys", "_is_unwanted")
 
-    def __init__(self) -> None:
-        self.keys: list[str] = []
+    def __init__(self, runtime: ProcessRuntime) -> None:
         self.answer: object = None
         """The answer that tells of it."""
-        self.is_unwanted = False
+        self._runtime = runtime
+        self._keys: list[str] = []
+        self._is_unwanted = False
+
+    def write(self, encoded: Encoded, owner: ProcessId) -> Encoded:
+        """`StoredValues.write_for`, for a thread, which waits for it, and may be interrupted anywhere."""
+        writing = asyncio.run_coroutine_threadsafe(self._write(encoded, owner), self._runtime.loop)
+        try:
+            return block_on(writing, None)
+        except BaseException:
+            writing.cancel()
+            raise
+
+    def drop(self) -> None:
+        """The answer is not sent: it is nobody's, also what is still being written."""
+        self._is_unwanted = True
+        while self._keys:
+            with contextlib.suppress(IndexError):  # the loop and the thread take turns
+                self._runtime.stored.client.dropped(self._keys.pop())
+
+    async def _write(self, encoded: Encoded, owner: ProcessId) -> Encoded:
+        stored = await self._runtime.stored.client.write(encoded, owner)
+        self._keys.append(stored.key)
+        if self._is_unwanted:
+            self.drop()
+        return Encoded(STORED, encode_stored(stored), (), encoded.handles)
+
+    def __repr__(self) -> str:
+        return f"<Written {self._keys}>"
 
 
 class StoredValues:
-    """On the loop, but for `write_here`."""
+    """On the loop."""
 
     def __init__(self, runtime: ProcessRuntime) -> None:
         self._runtime = runtime
@@ -111,30 +138,6 @@ class StoredValues:
         """A value that `owner` will hold: what stands for it in the message that goes there."""
         stored = await self.client.write(encoded, owner)
         return Encoded(STORED, encode_stored(stored), (), encoded.handles)
-
-    def write_here(self, encoded: Encoded, owner: ProcessId, written: Written) -> Encoded:
-        """`write_for` for a thread, which waits for it, and may be interrupted anywhere."""
-        work = self._write_noted(encoded, owner, written)
-        writing = asyncio.run_coroutine_threadsafe(work, self._runtime.loop)
-        try:
-            return block_on(writing, None)
-        except BaseException:
-            writing.cancel()
-            raise
-
-    async def _write_noted(self, encoded: Encoded, owner: ProcessId, written: Written) -> Encoded:
-        stored = await self.client.write(encoded, owner)
-        written.keys.append(stored.key)
-        if written.is_unwanted:
-            self.unwanted(written)
-        return Encoded(STORED, encode_stored(stored), (), encoded.handles)
-
-    def unwanted(self, written: Written) -> None:
-        """Its answer is not sent: also what is still being written is nobody's. From any thread."""
-        written.is_unwanted = True
-        while written.keys:
-            with contextlib.suppress(IndexError):  # the loop and the thread take turns
-                self.client.dropped(written.keys.pop())
 
     # --- out of it
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import CallKind
 from actorlite.errors import ActorError, ActorliteError, Outcome
-from actorlite.ids import ObjectId, object_id
+from actorlite.ids import ObjectId, ProcessId, object_id
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
 from actorlite.runtime.stored import Written, is_large
@@ -46,10 +46,13 @@ class LargeValue(tuple[()]):
     """Instead of the parts of an answer: a value that is still to be copied into the store."""
 
     encoded: Encoded
+    repeat: tuple[ProcessId, int, int] | None
+    """The call, if it may be asked for again (`worker.repeats`)."""
 
     def __new__(cls, encoded: Encoded) -> LargeValue:
         self = super().__new__(cls)
         self.encoded = encoded
+        self.repeat = None
         return self
 
 
@@ -334,8 +337,8 @@ def _written(call: InboundCall, encoded: Encoded) -> Encoded:
     """In a thread: what stands for a value that is now in the store."""
     written = call.written
     if written is None:
-        written = call.written = Written()
-    return call.worker.runtime.stored.write_here(encoded, call.peer.identity.process, written)
+        written = call.written = Written(call.worker.runtime)
+    return written.write(encoded, call.peer.identity.process)
 
 
 def _told(call: InboundCall, answer: Answer) -> Answer:

@@ -130,7 +130,7 @@ class Turns:
         if call.peer.inbound.get(call.id) is call:  # else it was answered when the actor ended
             self._worker.runner.deliver(call, answer)
         elif call.written is not None:
-            self._worker.runtime.stored.unwanted(call.written)
+            call.written.drop()
         self._ended(actor, call)
 
     def _ended(self, actor: HostedActor, call: RunningCall) -> None:

@@ -15,6 +15,7 @@ import pytest_asyncio
 import actorlite as al
 from actorlite.context import current_runtime
 from actorlite.errors import ActorDiedError, ActorliteError
+from actorlite.node import daemon
 from actorlite.rpc import hub
 from actorlite.testing.cluster import local_cluster
 from actorlite.testing.faults import FaultyTransport
@@ -164,3 +165,45 @@ async def test_a_connection_that_is_cut_while_values_are_opened(
         kept.check()
         kept.drop()
     await can_be_used_again(eventually)
+
+
+class Counting(al.Actor, max_task_retries=3):
+    def __init__(self) -> None:
+        self.runs = 0
+        workers[:] = [current_runtime.get()]
+
+    async def make(self, seed: int) -> Floats:
+        self.runs += 1
+        return pattern(seed)
+
+    def make_plainly(self, seed: int) -> Floats:
+        self.runs += 1
+        return pattern(seed)
+
+    async def count(self) -> int:
+        return self.runs
+
+
+class Asking(al.Actor):
+    async def ask(self, counting: Any, method: str, seed: int) -> bool:
+        """Cut the connection a moment after the call was made."""
+        call = getattr(counting, method).remote(seed)
+        for _ in range(seed):
+            await asyncio.sleep(0)
+        runtime: Any = current_runtime.get()
+        if (peer := runtime.hub.peers.get(workers[0].process)) is not None:
+            peer._connection.cut()
+        return bool((await call == pattern(seed)).all())
+
+
+@pytest.mark.parametrize("method", ["make", "make_plainly"])
+async def test_a_large_result_is_not_made_twice_because_its_connection_broke(
+    faulty: al.Session, kept: Kept, method: str, empty: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "EXIT_REPORT_S", 0.02)
+    counting, asking = Counting.remote(), Asking.remote()
+    await al.ready(counting)
+    for seed in range(24):
+        assert await asking.ask.remote(counting, method, seed)
+        assert await counting.count.remote() == seed + 1
+    await empty()

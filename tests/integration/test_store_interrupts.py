@@ -10,7 +10,7 @@ import pytest
 
 import actorlite as al
 from actorlite.errors import ActorDiedError, SerializationError, TaskCancelledError
-from actorlite.runtime.stored import StoredValues
+from actorlite.runtime.stored import Written
 from actorlite.worker import inbound, interrupts
 
 from ..arrays import Floats, pattern
@@ -62,7 +62,7 @@ async def test_what_was_stored_when_the_exception_came_is_freed(
     armed: list[int] = []
     match where:
         case "written":
-            monkeypatch.setattr(StoredValues, "write_here", interrupted(StoredValues.write_here, armed))
+            monkeypatch.setattr(Written, "write", interrupted(Written.write, armed))
         case "told":
             monkeypatch.setattr(inbound, "_told", interrupted(inbound._told, armed))
         case _:
@@ -107,13 +107,13 @@ async def test_what_an_actor_that_was_killed_still_stores_is_freed(
     small_here: al.Session, empty: Any, gate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(*args: Any) -> Any:
-        result = write_here(*args)
+        result = written(*args)
         stored.set()
         return result
 
-    write_here = StoredValues.write_here
+    written = Written.write
     stored = threading.Event()
-    monkeypatch.setattr(StoredValues, "write_here", write)
+    monkeypatch.setattr(Written, "write", write)
     maker = Maker.options(process="shared").remote()  # its worker lives on
     call = maker.make_when.remote(gate)
     await gate.arrived()
