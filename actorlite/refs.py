@@ -116,6 +116,8 @@ class ObjectRef(Generic[T_co]):
         elsewhere = self.owner_address or self._outcome is ELSEWHERE
         if value and (elsewhere or loop is not runtime.loop):
             waker = _WhenHere(self, waker)
+        elif not value:
+            waker = _WhenReady(waker)
         if loop is runtime.loop:
             self._add(waker)
         else:
@@ -206,6 +208,8 @@ class ObjectRef(Generic[T_co]):
         elsewhere = self.owner_address or self._outcome is ELSEWHERE
         if value and (elsewhere or not self.runtime.in_loop()):
             waker = _WhenHere(self, waker)
+        elif not value and type(waker) is not _DoneCallback:
+            waker = _WhenReady(waker)
         if self.runtime.in_loop():
             self._add(waker)
         else:
@@ -217,6 +221,14 @@ class ObjectRef(Generic[T_co]):
         loop = _running_loop()
         waker = callback if loop is None or loop is self.runtime.loop else _Marshalled(loop, callback)
         self._remove_soon(waker)
+
+    @property
+    def _is_wanted(self) -> bool:
+        """Whether somebody waits for the value itself."""
+        waiters = self._waiters
+        if type(waiters) is list:
+            return any(type(each) not in _CONTENT for each in waiters)
+        return waiters is not None and type(waiters) not in _CONTENT
 
     def _take(self, copy: bool = False) -> T_co:
         return cast(T_co, self.runtime.unwrap(self._outcome, copy=copy) if copy else self.runtime.unwrap(self._outcome))
@@ -355,6 +367,23 @@ class _WhenHere:
     __hash__ = None  # type: ignore[assignment]
 
 
+class _WhenReady:
+    """Wakes when the value exists, wherever: it need not be fetched for this one."""
+
+    __slots__ = ("waker",)
+
+    def __init__(self, waker: Any) -> None:
+        self.waker = waker
+
+    def __call__(self) -> None:
+        _wake(self.waker)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or bool(self.waker == other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class _DoneCallback:
     __slots__ = ("loop", "callback", "ref", "context")
 
@@ -373,6 +402,10 @@ class _DoneCallback:
     def __call__(self) -> None:
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.callback, self.ref, context=self.context)
+
+
+_CONTENT = (_WhenReady, _DoneCallback)
+"""Waiters that are content when the value exists."""
 
 
 class _Settling:

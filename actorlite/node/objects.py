@@ -9,15 +9,16 @@ that it is gone. The end of its connection is not enough: it may be alive, and r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec import structs
 
-from actorlite.errors import ActorliteError, ObjectLostError, ObjectStoreFullError
+from actorlite.errors import ActorliteError, ConnectionLost, ObjectLostError, ObjectStoreFullError
 from actorlite.ids import ProcessId
 from actorlite.node.disk import Disk
 from actorlite.node.members import Members
@@ -44,7 +45,7 @@ from actorlite.state.objects import (
 )
 from actorlite.store.capacity import default_capacity
 from actorlite.store.spilling import SpillError
-from actorlite.wire.messages import Yes, encode
+from actorlite.wire.messages import Request, Yes, encode
 from actorlite.wire.nodes import HasObject, SendChunk
 from actorlite.wire.objects import (
     AbandonObject,
@@ -67,7 +68,8 @@ from actorlite.wire.objects import (
 logger = logging.getLogger("actorlite.node")
 
 UNCLAIMED_S = 5.0
-"""How long after the death of its writer an object waits for the word of its owner, which may be on its way."""
+"""How long after the death of its writer an object waits for the word of its owner, which may be on its way: counted
+from when the owner was heard of."""
 MAX_ABANDONED = 1000
 ASK_AGAIN_S = 1.0
 OWNER_SAYS_S = 1.0
@@ -81,6 +83,7 @@ class NodeStore:
     def __init__(self, hub: Hub, options: StoreOptions, members: Members) -> None:
         self.table = ObjectTable(options.capacity or default_capacity(), spills=bool(options.spill_to))
         self.desk = SegmentDesk(hub, self.table.allocator.capacity, options.channel, self._gone)
+        self.desk.here.on_release = lambda process, key: self._do(self.table.close(key, process))
         self.disk = Disk(options.spill_to, hub.identity.process)
         self.transfers = Transfers(hub, members, self.table, self.desk)
         self._hub = hub
@@ -138,6 +141,7 @@ class NodeStore:
     def process_lost(self, process: ProcessId) -> None:
         """It has no connection any more: what it owned is freed; what it reads is not, while it may be alive."""
         self._do(self.table.owner_gone(process))
+        self.desk.here.connection_lost(process)
         if not self.desk.may_read(process) or not self.table.is_used_by(process):
             self.desk.forget(process)
             self._gone(process)
@@ -213,8 +217,7 @@ class NodeStore:
         return structs.replace(found, objects=tuple(objects))
 
     async def _ask_owner(self, owner: ProcessId, keys: tuple[Key, ...]) -> Sequence[tuple[str, str, tuple[str, ...]]]:
-        home = next((found.home for key in keys if (found := self.table.objects.get(key)) is not None), HERE)
-        peer = self._members.peer(home) if home else self._hub.peers.get(owner)
+        peer = self._peer_of(owner, keys)
         if peer is None:
             return ()
         try:
@@ -223,6 +226,11 @@ class NodeStore:
         except (ActorliteError, TimeoutError):
             return ()  # it is ending, or busy: the rest is worth knowing all the same
         return answer.objects if isinstance(answer, Explained) else ()
+
+    def _peer_of(self, owner: ProcessId, keys: Sequence[Key]) -> Peer | None:
+        """Who answers questions to the owner of these objects: itself, or its node."""
+        home = next((found.home for key in keys if (found := self.table.objects.get(key)) is not None), HERE)
+        return self._members.peer(home) if home else self._hub.peers.get(owner)
 
     def contents(self) -> Objects:
         table = self.table
@@ -315,14 +323,26 @@ class NodeStore:
     def _reader_lost(self, peer: Peer, message: ReaderLost, parts: Sequence[memoryview]) -> None:
         self._free_unclaimed_later(self.table.unclaimed_of(peer.identity.process, message.process))
 
-    def _gone(self, process: ProcessId) -> None:
+    def _gone(self, process: ProcessId, living: Mapping[Key, int] | None = None) -> None:
         unclaimed = self.table.unclaimed_of(process)
-        self._do(self.table.process_gone(process))
+        self._do(self.table.process_gone(process, living))
         self._free_unclaimed_later(unclaimed)
 
     def _free_unclaimed_later(self, keys: list[Key]) -> None:
-        if keys:
-            self._later(UNCLAIMED_S, lambda: self._do(self.table.free_unclaimed(keys)))
+        """First the owners are asked anything: where user code blocks a loop, the news of a value lies before it."""
+        of: dict[ProcessId, list[Key]] = {}
+        for key in keys:
+            if (found := self.table.objects.get(key)) is not None:
+                of.setdefault(found.owner, []).append(key)
+        for owner, own in of.items():
+            heard = _Heard(partial(self._later, UNCLAIMED_S, partial(self._free_unclaimed, own)))
+            if (peer := self._peer_of(owner, own)) is not None:
+                number = next(self._hub.numbers)
+                with contextlib.suppress(ConnectionLost):  # then what it owned is freed anyway
+                    peer.call(number, heard, encode(Request(number, ExplainObjects((), owner))))
+
+    def _free_unclaimed(self, keys: list[Key]) -> None:
+        self._do(self.table.free_unclaimed(keys))
 
     # --- commands
 
@@ -431,6 +451,9 @@ class NodeStore:
         return text
 
     def _later(self, delay_s: float, work: Callable[[], None]) -> None:
+        if self._closed:
+            return
+
         def due() -> None:
             self._timers.discard(timer)
             work()
@@ -451,6 +474,21 @@ class NodeStore:
 
     def __repr__(self) -> str:
         return f"<NodeStore {self.table!r}>"
+
+
+class _Heard:
+    """Waits until another process has answered, whatever it says, or is gone."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+
+    def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
+        self._then()
+
+    def lost(self, error: ConnectionLost) -> None:
+        self._then()
 
 
 def _no_memory(size: int, error: OSError) -> str:

@@ -7,21 +7,28 @@ says that a process reads no more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from actorlite.errors import ConnectionLost
 from actorlite.ids import ProcessId
 from actorlite.rpc.descriptors import DescriptorChannel, DescriptorListener, Descriptors, listen_descriptors
 from actorlite.rpc.hub import Hub
-from actorlite.store.segment import Segment, segments_here
+from actorlite.store.segment import Segment, SharedSegment, segments_here
 from actorlite.wire.objects import decode_attach
+
+
+class OnGone(Protocol):
+    def __call__(self, process: ProcessId, living: Mapping[str, int] | None = ..., /) -> None: ...
 
 
 class SegmentDesk:
     """Owns the segment; makes it when somebody asks. `on_gone` hears of each process that has ended. On the loop."""
 
-    def __init__(self, hub: Hub, capacity: int, channel: str, on_gone: Callable[[ProcessId], None]) -> None:
+    def __init__(self, hub: Hub, capacity: int, channel: str, on_gone: OnGone) -> None:
         self.channel = channel
         """The path of the socket that hands it out; empty where all processes of the node are this one."""
         self._hub = hub
@@ -31,6 +38,7 @@ class SegmentDesk:
         self._segment: Segment | None = None
         self._listener: DescriptorListener | None = None
         self._pidfds: dict[ProcessId, int] = {}
+        self.here = ReadersHere(hub, on_gone)
 
     async def start(self) -> None:
         if self.channel:
@@ -41,12 +49,13 @@ class SegmentDesk:
         if self._segment is None:
             self._segment = Segment.create(self._capacity)
             if not self.channel:
-                segments_here[self._hub.identity.process] = self._segment
+                shared = SharedSegment(self._segment, self.here.released, self.here.left)
+                segments_here[self._hub.identity.process] = shared
         return self._segment
 
     def may_read(self, process: ProcessId) -> bool:
-        """Whether what a process without a connection has pinned may still be read: until it has ended, or, where it is
-        an object in this process, as long as the node."""
+        """Whether what a process without a connection has pinned may still be read: until it has ended; where it
+        is an object in this process, `here` knows."""
         return process in self._pidfds or not self.channel
 
     def forget(self, process: ProcessId) -> None:
@@ -71,6 +80,7 @@ class SegmentDesk:
 
     async def aclose(self) -> None:
         """Views that live in this process stay valid."""
+        self.here.close()
         if self._listener is not None:
             await self._listener.aclose()
         for process in list(self._pidfds):
@@ -81,7 +91,9 @@ class SegmentDesk:
 
     def _ended(self, process: ProcessId) -> None:
         self._close_pidfd(process)
-        self._on_gone(process)
+        # What it said last may not have been read yet: then the end of its connection says that it is gone.
+        if process not in self._hub.peers:
+            self._on_gone(process)
 
     def _close_pidfd(self, process: ProcessId) -> None:
         pidfd = self._pidfds.pop(process)
@@ -90,6 +102,68 @@ class SegmentDesk:
 
     def __repr__(self) -> str:
         return f"<SegmentDesk {self._segment!r} processes={len(self._pidfds)}>"
+
+
+class ReadersHere:
+    """Readers that are objects in this process: their views outlive them, and no pidfd tells when they are gone.
+
+    A reader is gone when its connection has ended and it has said what of its views is left. On the loop, but for
+    `released` and `left`.
+    """
+
+    def __init__(self, hub: Hub, on_gone: OnGone) -> None:
+        self.on_release: Callable[[ProcessId, str], None] = lambda process, key: None
+        self._hub = hub
+        self._on_gone = on_gone
+        self._loop = asyncio.get_running_loop()
+        self._released: deque[tuple[ProcessId, str]] = deque()
+        self._flush_due = False
+        self._left: dict[ProcessId, Callable[[], Mapping[str, int]]] = {}
+        self._closed = False
+
+    def released(self, process: ProcessId, key: str) -> None:
+        self._released.append((process, key))
+        if not self._flush_due:
+            self._flush_due = True
+            self._soon(self._flush)
+
+    def left(self, process: ProcessId, living: Callable[[], Mapping[str, int]]) -> None:
+        self._soon(self._has_left, process, living)
+
+    def connection_lost(self, process: ProcessId) -> None:
+        """Nothing that it sent is on its way any more."""
+        if (living := self._left.pop(process, None)) is not None:
+            self._settle(process, living)
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _has_left(self, process: ProcessId, living: Callable[[], Mapping[str, int]]) -> None:
+        if process in self._hub.peers:
+            self._left[process] = living
+        else:
+            self._settle(process, living)
+
+    def _settle(self, process: ProcessId, living: Callable[[], Mapping[str, int]]) -> None:
+        # In this order: a view that goes on another thread meanwhile is counted as living, or was noted as released.
+        left = living()
+        self._flush()
+        self._on_gone(process, left)
+
+    def _flush(self) -> None:
+        # Cleared first: what is released from now on, on another thread, wakes the loop again.
+        self._flush_due = False
+        while self._released:
+            process, key = self._released.popleft()
+            self.on_release(process, key)
+
+    def _soon(self, work: Callable[..., None], *args: object) -> None:
+        if not self._closed and not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed by another thread meanwhile
+                self._loop.call_soon_threadsafe(work, *args)
+
+    def __repr__(self) -> str:
+        return f"<ReadersHere leaving={len(self._left)}>"
 
 
 class _Handout:

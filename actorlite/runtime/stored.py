@@ -7,6 +7,7 @@ the node is short of room. A value that user code holds stays pinned by itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,8 +61,47 @@ def value_of(ref: ObjectRef[Any], kept: Sequence[object]) -> Encoded:
     return Encoded(value.kind, value.data, value.buffers, kept)
 
 
+class Written:
+    """What the plain code of a call writes into the store for its answer, which may not come to be. From any thread."""
+
+    __slots__ = ("answer", "_runtime", "_stored", "_is_unwanted")
+
+    def __init__(self, runtime: ProcessRuntime) -> None:
+        self.answer: object = None
+        """The answer that tells of it."""
+        self._runtime = runtime
+        self._stored: list[Stored] = []
+        self._is_unwanted = False
+
+    def write(self, encoded: Encoded, owner: ProcessId) -> Encoded:
+        """`StoredValues.write_for`, for a thread, which waits for it, and may be interrupted anywhere."""
+        writing = asyncio.run_coroutine_threadsafe(self._write(encoded, owner), self._runtime.loop)
+        try:
+            return block_on(writing, None)
+        except BaseException:
+            writing.cancel()
+            raise
+
+    def drop(self) -> None:
+        """The answer is not sent: it is nobody's, also what is still being written."""
+        self._is_unwanted = True
+        while self._stored:
+            with contextlib.suppress(IndexError):  # the loop and the thread take turns
+                self._runtime.stored.client.dropped(self._stored.pop())
+
+    async def _write(self, encoded: Encoded, owner: ProcessId) -> Encoded:
+        stored = await self._runtime.stored.client.write(encoded, owner)
+        self._stored.append(stored)
+        if self._is_unwanted:
+            self.drop()
+        return Encoded(STORED, encode_stored(stored), (), encoded.handles)
+
+    def __repr__(self) -> str:
+        return f"<Written {self._stored}>"
+
+
 class StoredValues:
-    """On the loop, but for `write_here`."""
+    """On the loop."""
 
     def __init__(self, runtime: ProcessRuntime) -> None:
         self._runtime = runtime
@@ -99,15 +139,6 @@ class StoredValues:
         stored = await self.client.write(encoded, owner)
         return Encoded(STORED, encode_stored(stored), (), encoded.handles)
 
-    def write_here(self, encoded: Encoded, owner: ProcessId) -> Encoded:
-        """`write_for` for a thread, which waits for it."""
-        writing = asyncio.run_coroutine_threadsafe(self.write_for(encoded, owner), self._runtime.loop)
-        try:
-            return block_on(writing, None)
-        except BaseException:
-            writing.cancel()
-            raise
-
     # --- out of it
 
     def claim(self, payload: Payload | Encoded, what: str, origin: Origin = "") -> Holding:
@@ -118,10 +149,10 @@ class StoredValues:
         """The result of a call: to its reference, or to whoever waits for it."""
         if isinstance(sink, ObjectRef):
             self._bind(sink, holding)
-            if sink._waiters is None:
-                sink._resolve(ELSEWHERE)
-            else:
+            if sink._is_wanted:
                 self.bring(sink)
+            else:
+                sink._resolve(ELSEWHERE)
         elif sink is not None:
             self._runtime.spawn(self._deliver(holding, sink))
 

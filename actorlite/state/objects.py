@@ -10,6 +10,7 @@ memory or on disk.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
@@ -278,14 +279,16 @@ class ObjectTable:
         """Whether it reads or writes anything."""
         return any(process in each.pins for each in self.objects.values())
 
-    def process_gone(self, process: ProcessId) -> list[Command]:
-        """It maps the segment no more: what it pinned, wrote or owned is nobody's."""
+    def process_gone(self, process: ProcessId, living: Mapping[Key, int] | None = None) -> list[Command]:
+        """It maps the segment no more: what it pinned, wrote or owned is nobody's. But for `living`: so many reads by
+        key go on without it, and are closed one by one."""
+        living = living or {}
         self._disown(process)
         for found in list(self.objects.values()):
             if found.place is Place.WRITING and found.writer == process:
                 self._give_up(found, f"the process that wrote object {found.key} died before it was done")
-            elif process in found.pins:
-                self._unpin(found, process, found.pins[process])
+            elif (over := found.pins.get(process, 0) - living.get(found.key, 0)) > 0:
+                self._unpin(found, process, over)
         return self._settled()
 
     # --- events of other nodes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -21,7 +21,7 @@ from actorlite.ids import ProcessId
 from actorlite.rpc.descriptors import Descriptors, connect_descriptors
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
-from actorlite.store.segment import Segment, layout, segments_here
+from actorlite.store.segment import Segment, SharedSegment, layout, segments_here
 from actorlite.wire.messages import encode
 from actorlite.wire.objects import (
     AbandonObject,
@@ -107,8 +107,10 @@ class StoreClient:
         self._scope = scope
         self._segment: Segment | None = None
         self._attaching: asyncio.Task[Segment] | None = None
-        self._shared = False
-        """Whether the segment belongs to a node in this process."""
+        self._shared: SharedSegment | None = None
+        """If the segment belongs to a node in this process."""
+        self._reading: dict[int, str] = {}
+        """Then: the keys of what is read, by the number of the read."""
         self._threads: ThreadPoolExecutor | None = None
         self._opening: dict[tuple[str, float], _Opening] = {}
         """By key and timeout: who is patient must not share the end of who is not."""
@@ -256,7 +258,12 @@ class StoreClient:
         placed = await self._request(wish, lambda _: self._on_release(stored.key))
         if not isinstance(placed, Placed):
             raise ActorliteError(f"the node answered a request for an object with {placed!r}")
-        view = segment.pin(placed.offset, stored.size, partial(self._on_release, stored.key))
+        on_release = partial(self._on_release, stored.key)
+        if self._shared is not None:
+            number = next(self._scope.hub.numbers)
+            self._reading[number] = stored.key
+            on_release = partial(self._on_release_here, number, stored.key)
+        view = segment.pin(placed.offset, stored.size, on_release)
         offsets, _ = layout(stored.sizes)
         data, *buffers = [view[offset : offset + size] for offset, size in zip(offsets, stored.sizes, strict=True)]
         return Encoded(stored.kind, data, buffers)
@@ -276,6 +283,15 @@ class StoreClient:
     def _on_release(self, key: str) -> None:
         self._released.append(key)
         self._flush_soon()
+
+    def _on_release_here(self, number: int, key: str) -> None:
+        assert self._shared is not None
+        # In this order: who reads `_living`, and then what was released, misses none.
+        self._shared.released(self._scope.process, key)
+        self._reading.pop(number, None)
+
+    def _living(self) -> Counter[str]:
+        return Counter(list(self._reading.values()))
 
     def _flush_soon(self) -> None:
         if not self._flush_due and not self._closed and not self._scope.loop.is_closed():
@@ -320,7 +336,9 @@ class StoreClient:
         self._closed = True
         if self._threads is not None:
             self._threads.shutdown(wait=False)
-        if self._segment is not None and not self._shared:
+        if self._shared is not None:
+            self._shared.left(self._scope.process, self._living)
+        elif self._segment is not None:
             self._segment.close()
 
     # --- inside
@@ -346,8 +364,8 @@ class StoreClient:
         if not isinstance(info, StoreInfo):
             raise ActorliteError(f"the node answered a question for its store with {info!r}")
         if not info.path:
-            self._shared = True
-            self._segment = segments_here[self._scope.node_peer.identity.process]
+            self._shared = segments_here[self._scope.node_peer.identity.process]
+            self._segment = self._shared.segment
             return self._segment
         arrival = _Arrival(self._scope.loop)
         channel = await connect_descriptors(info.path, arrival)

@@ -14,9 +14,12 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import ref as weak
+
+from actorlite.ids import ProcessId
 
 BACK_STEP_BYTES = 64 << 20
 """How much memory is asked of the kernel at once: each step takes some milliseconds."""
@@ -220,8 +223,22 @@ class Segment:
 
 _pins: dict[int, _Pin] = {}
 """Of all segments. Views do not know of their pin: were it only its segment's, both could be collected before them."""
-segments_here: dict[str, Segment] = {}
-"""The segments of nodes that are objects in this process, by the process id of the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSegment:
+    """The segment of a node that is an object in this process, as its readers are. Its functions are for any thread,
+    also inside the garbage collector: a view outlives its reader, and is released when nobody is left to send that."""
+
+    segment: Segment
+    released: Callable[[ProcessId, str], None]
+    """A read of the process, by key, is over."""
+    left: Callable[[ProcessId, Callable[[], Mapping[str, int]]], None]
+    """The process reads nothing more than the function says: reads by key."""
+
+
+segments_here: dict[ProcessId, SharedSegment] = {}
+"""By the process id of the node."""
 
 
 _held: list[object] = []

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import CallKind
 from actorlite.errors import ActorError, ActorliteError, Outcome
-from actorlite.ids import ObjectId, object_id
+from actorlite.ids import ObjectId, ProcessId, object_id
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
-from actorlite.runtime.stored import is_large
+from actorlite.runtime.stored import Written, is_large
 from actorlite.transport import Buffer
 from actorlite.wire.messages import (
     ACTOR_DIED,
@@ -46,10 +46,13 @@ class LargeValue(tuple[()]):
     """Instead of the parts of an answer: a value that is still to be copied into the store."""
 
     encoded: Encoded
+    repeat: tuple[ProcessId, int, int] | None
+    """The call, if it may be asked for again (`worker.repeats`)."""
 
     def __new__(cls, encoded: Encoded) -> LargeValue:
         self = super().__new__(cls)
         self.encoded = encoded
+        self.repeat = None
         return self
 
 
@@ -62,7 +65,7 @@ class InboundCall(RunningCall):
 
     __slots__ = (
         "peer", "id", "message", "parts", "size", "kind", "function", "cascades", "fetched", "thread", "blocked",
-        "arrival", "opened", "_claim",
+        "arrival", "opened", "written", "_claim",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +115,7 @@ class InboundCall(RunningCall):
         self.blocked: list[concurrent.futures.Future[Any]] | None = None
         """What its plain code waits for."""
         self.arrival: threading.Event | None = None
+        self.written: Written | None = None
         self._claim = [None]
 
     def claim(self) -> bool:
@@ -157,6 +161,12 @@ class InboundCall(RunningCall):
     def readonly(self) -> bool:  # type: ignore[override]
         envelope = self.envelope
         return envelope is not None and envelope.readonly
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be asked for again, over another connection."""
+        envelope = self.envelope
+        return envelope is not None and bool(envelope.execution)
 
     @property
     def others_wait(self) -> bool:
@@ -265,9 +275,9 @@ class InboundCall(RunningCall):
                 elif self.worker.runtime.in_loop():
                     return LargeValue(copied(encoded)), encoded.handles
                 else:
-                    encoded = self.worker.runtime.stored.write_here(encoded, self.peer.identity.process)
+                    encoded = _written(self, encoded)
                 payload, parts = pack(encoded, own)
-                return (encode(Reply(self.id, payload)), *parts), encoded.handles
+                return _told(self, ((encode(Reply(self.id, payload)), *parts), encoded.handles))
             if wanted == 0:
                 payload, _ = pack(encode_value(None), own)
                 return (encode(Reply(self.id, payload)),), ()
@@ -312,12 +322,26 @@ def _many(call: InboundCall, value: Any, wanted: int, own: str) -> Answer:
     packed = [pack(each, own) for each in all_encoded]
     parts = [part for _, extra in packed for part in extra]
     handles = [handle for each in all_encoded for handle in each.handles]
-    return (encode(Replies(call.id, tuple(payload for payload, _ in packed))), *parts), handles
+    return _told(call, ((encode(Replies(call.id, tuple(payload for payload, _ in packed))), *parts), handles))
 
 
 def _encoded_of_many(call: InboundCall, value: Any) -> Encoded:
     runtime = call.worker.runtime
     encoded = encode_value(value, copy=False)
     if is_large(encoded) and not runtime.in_loop():
-        return runtime.stored.write_here(encoded, call.peer.identity.process)
+        return _written(call, encoded)
     return settled(encoded, value)
+
+
+def _written(call: InboundCall, encoded: Encoded) -> Encoded:
+    """In a thread: what stands for a value that is now in the store."""
+    written = call.written
+    if written is None:
+        written = call.written = Written(call.worker.runtime)
+    return written.write(encoded, call.peer.identity.process)
+
+
+def _told(call: InboundCall, answer: Answer) -> Answer:
+    if call.written is not None:
+        call.written.answer = answer
+    return answer

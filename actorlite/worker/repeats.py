@@ -30,6 +30,8 @@ class Repeats:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.running: dict[Key, InboundCall] = {}
+        self._storing: dict[Key, Peer] = {}
+        """Of large results that are on their way into the store: who is to be answered."""
         self._answers: OrderedDict[Key, tuple[Answer, int]] = OrderedDict()
         self._bytes = 0
 
@@ -41,6 +43,9 @@ class Repeats:
             call.peer.inbound.pop(call.id, None)
             call.peer = peer
             peer.inbound[call.id] = call
+            return True
+        if key in self._storing:
+            self._storing[key] = peer
             return True
         recorded = self._answers.get(key)
         if recorded is None:
@@ -57,8 +62,26 @@ class Repeats:
         if self.running.get(key) is not call:
             return
         del self.running[key]
-        if call.cancelled or answer[1] or type(answer[0]) is LargeValue:
-            return  # references in a recorded answer would keep their values alive; large values are not kept
+        if call.cancelled:
+            return
+        large = answer[0]
+        if isinstance(large, LargeValue):
+            large.repeat = key
+            self._storing[key] = call.peer
+            return
+        self._record(key, answer)
+
+    def stored(self, large: LargeValue, peer: Peer, answer: Answer) -> Peer:
+        """A large result has become an answer: whom to give it. It says where the value lies, which is not kept for
+        that: some seconds after it was written for a caller who is gone it is freed."""
+        if large.repeat is None:
+            return peer
+        self._record(large.repeat, answer)
+        return self._storing.pop(large.repeat)
+
+    def _record(self, key: Key, answer: Answer) -> None:
+        if answer[1]:
+            return  # references in a recorded answer would keep their values alive
         size = sum(len(part) for part in answer[0])
         if size > MAX_BYTES // 4:
             return  # one value must not push out everybody else's

@@ -89,6 +89,11 @@ class Runner:
         peer = call.peer
         if peer.inbound.get(call.id) is call:
             del peer.inbound[call.id]
+        if call.written is not None and answer is not SENT and not peer.is_open:
+            if call.is_repeatable:
+                self._worker.runtime.stored.client.reader_lost(peer.identity.process)
+            else:
+                call.written.drop()
         if call.cascades:
             cancel_children(call)  # those that it submitted after it was told
         if self._worker.repeats.running:
@@ -155,11 +160,13 @@ class Runner:
         if not call.claim():
             return  # the loop took it back, and has answered
         answer = run_interruptibly(call, self._base.copy(), self._call_plain, find) or call.stopped()
+        if call.written is not None and call.written.answer is not answer:
+            call.written.drop()
         # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
         at_once = executor.is_idle and len(answer[0]) == 1 and call.may_answer_at_once(answer)
         sent = at_once and call.peer.send_from_thread(*answer[0])
         self._ended.append((done, call, SENT if sent else answer))
-        if sent and not call.others_wait:
+        if sent and not call.others_wait and call.written is None:
             return
         # In a burst the loop comes by itself. It looks at what has ended after it said that it comes no more, and this
         # was noted before it was asked: so nothing is left lying.
@@ -233,7 +240,8 @@ async def _store_and_answer(
     except Exception as reason:
         error = as_ours(reason)
         error.outcome = Outcome.EXECUTED
-        worker.runner.answer(peer, number, ((encode(Failed(number, encode_failure(error, "worker"))),), ()))
+        failed = (encode(Failed(number, encode_failure(error, "worker"))),), ()
+        worker.runner.answer(worker.repeats.stored(large, peer, failed), number, failed)
         return
     finally:
         storing = worker.runner.storing
@@ -243,8 +251,12 @@ async def _store_and_answer(
             if actor is not None:
                 # After the answer: it may be all that the actor's end waits for.
                 worker.loop.call_soon(worker.actors.endings.idle, actor)
-    if not peer.is_open:
-        stored.client.dropped(decode_stored(encoded.data))  # nobody is there who could own it
-        return
     payload, _ = pack(encoded, worker.hub.identity.address)
-    worker.runner.answer(peer, number, ((encode(Reply(number, payload)),), handles))
+    answer = (encode(Reply(number, payload)),), handles
+    peer = worker.repeats.stored(large, peer, answer)
+    if peer.is_open:
+        worker.runner.answer(peer, number, answer)
+    elif large.repeat is None:
+        stored.client.dropped(decode_stored(encoded.data))  # nobody is there who could own it
+    else:
+        stored.client.reader_lost(peer.identity.process)  # it may come again, and ask for it

@@ -129,6 +129,8 @@ class Turns:
             self._worker.repeats.ended(call, answer)
         if call.peer.inbound.get(call.id) is call:  # else it was answered when the actor ended
             self._worker.runner.deliver(call, answer)
+        elif call.written is not None:
+            call.written.drop()
         self._ended(actor, call)
 
     def _ended(self, actor: HostedActor, call: RunningCall) -> None:

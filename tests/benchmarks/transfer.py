@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import numpy
+import uvloop
 
 from actorlite.testing import Cluster, cluster
 
@@ -62,7 +63,8 @@ def main() -> None:
     copy = memory_rate(numpy.arange(options.mib * MIB // 8))
     print(f"numpy copy          {copy / 1e9:6.2f} GB/s")
     for scheme in ("inproc", "uds", "tcp"):
-        first, later = asyncio.run(measure(scheme, options.mib, options.repeats))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            first, later = runner.run(measure(scheme, options.mib, options.repeats))
         print(f"{scheme:8} first     {first / 1e9:6.2f} GB/s  {first / copy:5.2f} of the copy")
         print(f"{scheme:8} later     {later / 1e9:6.2f} GB/s  {later / copy:5.2f} of the copy")
 

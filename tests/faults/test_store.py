@@ -12,26 +12,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import numpy
-import numpy.typing
 import pytest
 import pytest_asyncio
 
 import actorlite as al
 from actorlite import shared_node
 from actorlite.config import Settings
+from actorlite.context import current_call
 from actorlite.errors import NodeDiedError, ObjectLostError, ObjectStoreFullError, WorkerCrashedError
+
+from ..arrays import Floats, MiB, pattern
 
 pytestmark = pytest.mark.asyncio
 
-MiB = 1 << 20
-Floats = numpy.typing.NDArray[numpy.float64]
 DEADLINE_S = 10.0
 POLL_S = 0.01
-
-
-def pattern(seed: int, mib: float = 1) -> Floats:
-    return numpy.arange(int(mib * MiB) // 8, dtype=float) + seed
 
 
 async def store_is_empty() -> None:
@@ -180,3 +175,67 @@ async def test_files_of_a_killed_daemon_are_removed_by_the_next(tmp_path: Path) 
         assert not left & set(tmp_path.iterdir())
         del refs
     assert not list(tmp_path.iterdir())
+
+
+async def test_views_of_a_driver_that_was_cut_off(tmp_path: Path) -> None:
+    """Its process lives, so the node waits for its end, whatever became of the connection."""
+    place = shared_node.Place.at(f"uds://{tmp_path}/n/node.sock", Settings(runtime_root=str(tmp_path)))
+    wanted = shared_node.Wanted(num_cpus=1, object_store_memory=8 * MiB, object_spilling_directory="")
+    async with shared_node.running(place, wanted) as node:
+        async with al.init(node.address) as session:
+            array = await (await al.put(pattern(1, 3)))
+            views = [array[7:], array.reshape(2, -1)[1], memoryview(array)[100:], array.view("u1")]
+            expected = [bytes(each) for each in views]
+            del array
+            session.runtime.node.peer._connection._transport.abort()
+            async with asyncio.timeout(DEADLINE_S):
+                while session.is_open:
+                    await asyncio.sleep(POLL_S)
+            async with al.init(node.address):
+                for seed in range(20):
+                    await al.put(pattern(-1000 - seed, 4))
+                    assert [bytes(each) for each in views] == expected
+                (left,) = (await al.memory()).objects
+                assert left.size >= 3 * MiB and left.used_by
+    assert [bytes(each) for each in views] == expected
+    del views
+    gc.collect()  # errors that were caught know their frames
+
+
+class CutOff(al.Actor):
+    """Lives on for as long as its node lets it, and looks at what it has."""
+
+    def keep(self, array: Floats) -> int:
+        self.array = array
+        return os.getpid()
+
+    def cut_off_and_look(self, diary: str) -> None:
+        call: Any = current_call.get()
+        worker = call.worker
+        worker._on_end = lambda reason: None
+        worker.loop.call_soon_threadsafe(worker.runtime.node.peer._connection._transport.abort)
+        wanted = pattern(1, 3)
+        while True:
+            with open(diary, "a") as file:
+                file.write("+" if bytes(self.array) == bytes(wanted) else "-")
+
+
+async def test_a_worker_that_was_cut_off_reads_what_it_read_until_it_ends(
+    without_disk: al.Session, tmp_path: Path
+) -> None:
+    keeper = CutOff.remote()
+    diary = tmp_path / "diary"
+    pid = await keeper.keep.remote(pattern(1, 3))
+    call = keeper.cut_off_and_look.remote(str(diary))
+    seed = 0
+    while not call.done():
+        seed += 1
+        await al.put(pattern(-seed, 2))
+    with pytest.raises(al.errors.ActorDiedError, match="connection to the node was lost"):
+        await call
+    looked = diary.read_text()
+    assert looked and set(looked) == {"+"} and seed > 1
+    assert not Path(f"/proc/{pid}").exists()
+    del call
+    assert (await (await al.put(pattern(2, 7.9), timeout=5)) == pattern(2, 7.9)).all()
+    await store_is_empty()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import time
@@ -128,6 +129,41 @@ async def anywhere(request: pytest.FixtureRequest) -> AsyncIterator[al.Session]:
     else:
         async with local_cluster(scheme=request.param) as session:
             yield session
+
+
+@pytest_asyncio.fixture(params=["inproc", "uds", "tcp", PROCESSES])
+async def small(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[al.Session]:
+    """A session as `anywhere`, whose store takes 8 MiB and spills into the test's directory."""
+    store: dict[str, Any] = {"object_store_memory": 8 << 20, "object_spilling_directory": str(tmp_path)}
+    if request.param == PROCESSES:
+        async with al.init("local", num_cpus=2, **store) as session:
+            yield session
+    else:
+        async with local_cluster(scheme=request.param, num_cpus=2, **store) as session:
+            yield session
+
+
+@pytest_asyncio.fixture(params=["inproc", "uds", "tcp"])
+async def small_here(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[al.Session]:
+    """As `small`, with all its parts in this loop."""
+    store: dict[str, Any] = {"object_store_memory": 8 << 20, "object_spilling_directory": str(tmp_path)}
+    async with local_cluster(scheme=request.param, num_cpus=2, **store) as session:
+        yield session
+
+
+@pytest.fixture
+def empty(eventually: Eventually) -> Callable[[], Awaitable[None]]:
+    """Wait until nothing is left in the store."""
+
+    async def wait() -> None:
+        async def condition() -> bool:
+            gc.collect()
+            found = await al.memory()
+            return not found.objects and found.used == 0 and found.spilled == 0
+
+        await eventually(condition)
+
+    return wait
 
 
 class Diary:

@@ -5,27 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import numpy
-import numpy.typing
 import pytest
-import pytest_asyncio
 
 import actorlite as al
 from actorlite.errors import ObjectLostError, ObjectReconstructionFailedError
-from actorlite.testing.cluster import local_cluster
+
+from ..arrays import Floats, MiB, pattern
 
 pytestmark = pytest.mark.asyncio
-
-MiB = 1 << 20
-Floats = numpy.typing.NDArray[numpy.float64]
-
-
-def pattern(seed: int) -> Floats:
-    return numpy.arange(MiB // 8, dtype=float) + seed
 
 
 @al.remote
@@ -69,18 +59,6 @@ class Maker(al.Actor):
 
     def total(self, array: Floats) -> float:
         return float(array.sum())
-
-
-@pytest_asyncio.fixture(params=["inproc", "uds", "processes"])
-async def small(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[al.Session]:
-    """A session whose store takes 8 MiB."""
-    options: dict[str, Any] = {"object_store_memory": 8 * MiB, "object_spilling_directory": str(tmp_path)}
-    if request.param == "processes":
-        async with al.init("local", num_cpus=2, **options) as session:
-            yield session
-    else:
-        async with local_cluster(scheme=request.param, num_cpus=2, **options) as session:
-            yield session
 
 
 @pytest.fixture

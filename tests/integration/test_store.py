@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
-import numpy.typing
 import pytest
-import pytest_asyncio
 
 import actorlite as al
 from actorlite.errors import ObjectLostError, ObjectStoreFullError, TaskError
 from actorlite.testing.cluster import local_cluster
 
+from ..arrays import Floats, MiB, pattern
+
 pytestmark = pytest.mark.asyncio
-
-MiB = 1 << 20
-Floats = numpy.typing.NDArray[numpy.float64]
-Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-
-
-def pattern(seed: int, mib: float = 1) -> Floats:
-    return numpy.arange(int(mib * MiB) // 8, dtype=float) + seed
 
 
 @al.remote
@@ -82,37 +73,6 @@ class Keeper(al.Actor):
 
     def spoil(self, array: Floats) -> None:
         array[0] = 1
-
-
-@pytest.fixture
-def empty(eventually: Eventually) -> Callable[[], Awaitable[None]]:
-    """Wait until nothing is left in the store."""
-
-    async def wait() -> None:
-        async def condition() -> bool:
-            gc.collect()
-            found = await al.memory()
-            return not found.objects and found.used == 0 and found.spilled == 0
-
-        await eventually(condition)
-
-    return wait
-
-
-@pytest_asyncio.fixture(params=["inproc", "uds", "tcp", "processes"])
-async def small(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[al.Session]:
-    """A session whose store takes 8 MiB."""
-    options: dict[str, Any] = {
-        "num_cpus": 2,
-        "object_store_memory": 8 * MiB,
-        "object_spilling_directory": str(tmp_path),
-    }
-    if request.param == "processes":
-        async with al.init("local", **options) as session:
-            yield session
-    else:
-        async with local_cluster(scheme=request.param, **options) as session:
-            yield session
 
 
 async def test_a_large_value_goes_to_the_store_and_comes_back_read_only(anywhere: al.Session, empty: Any) -> None:
@@ -395,3 +355,30 @@ async def test_memory_says_what_each_value_is_and_who_holds_it(
     (other,) = [each for each in objects if each.owner.startswith("worker")]
     assert other.what.startswith("put") and other.held_by[0].startswith("borrowed by driver pid")
     del view, elsewhere
+
+
+@al.remote
+async def add_one(array: Floats) -> Floats:
+    return array + 1
+
+
+async def test_who_waits_only_until_a_value_exists_does_not_open_it(anywhere: al.Session, empty: Any) -> None:
+    made = make.remote(1)
+    done: list[al.ObjectRef[Floats]] = []
+    made.add_done_callback(done.append)
+    refs = [made, add_one.remote(made), total.remote(al.arg(made))]
+    ready = [asyncio.create_task(ref.ready()) for ref in refs]
+    await al.wait(refs, num_returns=3, fetch_local=False)
+    await asyncio.gather(*ready)
+    assert done == [made]
+    driver = f"driver pid {os.getpid()}"
+    assert driver not in [who for each in (await al.memory()).objects for who, _ in each.used_by]
+    assert (await refs[1] == pattern(2)).all() and await refs[2] == pattern(1).sum()
+    both = make.remote(3)
+    waiting = [asyncio.create_task(both.ready()), asyncio.create_task(both.get())]
+    assert (await waiting[1] == pattern(3)).all()
+    await waiting[0]
+    made.remove_done_callback(done.append)
+    done.clear()
+    del made, refs, ready, both, waiting
+    await empty()

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy
-import numpy.typing
 import pytest
-import pytest_asyncio
 
 import actorlite as al
 from actorlite.errors import (
@@ -24,14 +21,9 @@ from actorlite.errors import (
 )
 from actorlite.testing.cluster import local_cluster
 
+from ..arrays import Floats, MiB, pattern
+
 pytestmark = pytest.mark.asyncio
-
-MiB = 1 << 20
-Floats = numpy.typing.NDArray[numpy.float64]
-
-
-def pattern(seed: int, mib: float = 1) -> Floats:
-    return numpy.arange(int(mib * MiB) // 8, dtype=float) + seed
 
 
 @al.remote
@@ -50,18 +42,6 @@ class Maker(al.Actor):
 
     async def make(self, seed: int, mib: float) -> Floats:
         return pattern(seed, mib)
-
-
-@pytest_asyncio.fixture(params=["inproc", "processes"])
-async def small(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[al.Session]:
-    """A session whose store takes 8 MiB."""
-    options: dict[str, Any] = {"object_store_memory": 8 * MiB, "object_spilling_directory": str(tmp_path)}
-    if request.param == "processes":
-        async with al.init("local", num_cpus=2, **options) as session:
-            yield session
-    else:
-        async with local_cluster(scheme=request.param, num_cpus=2, **options) as session:
-            yield session
 
 
 @pytest.mark.parametrize("num_returns", [1, 5])
@@ -101,6 +81,23 @@ async def test_values_of_thousands_of_buffers(scheme: str) -> None:
         assert [each[0] for each in await doubled.twice.remote(arrays)] == list(range(0, 12000, 2))
         assert [each[0] for each in await doubled.twice.remote(ref)] == list(range(0, 12000, 2))
         del ref, doubled
+
+
+async def test_a_patient_reader_does_not_share_the_end_of_an_impatient_one(small: al.Session) -> None:
+    refs = [await al.put(pattern(seed)) for seed in range(8)]
+    kept = [await ref for ref in refs[1:]]
+    on_disk = [each.key for each in (await al.memory()).objects if each.place == "on disk"]
+    first = refs[0]._stored.stored
+    assert on_disk == [first.key]
+    client = small.runtime.stored.client
+    patient = asyncio.create_task(client.open(first, 20))
+    with pytest.raises(ObjectStoreFullError, match="waited 0.05 s"):
+        await client.open(first, 0.05)
+    assert not patient.done()
+    kept.clear()
+    opened = await patient
+    assert bytes(opened.buffers[0]) == pattern(0).tobytes()
+    del opened, patient
 
 
 async def test_an_actor_whose_arguments_do_not_fit_is_dead(small: al.Session) -> None:

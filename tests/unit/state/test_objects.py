@@ -606,6 +606,24 @@ def test_without_its_connection_a_process_owns_nothing_and_reads_and_writes_on()
     assert "d" in table.objects
 
 
+def test_reads_that_outlive_their_process_are_closed_one_by_one():
+    table = ObjectTable(pages(8))
+    put(table, "a", "b")
+    put(table, "own", owner=WORKER, writer=WORKER)
+    for request, key in enumerate(("a", "a", "a", "b", "own")):
+        table.open(request, key, WORKER)
+    create(table, 6, "c", writer=WORKER)
+    assert table.process_gone(WORKER, {"a": 2, "own": 1}) == []
+    assert table.objects["a"].pins == {WORKER: 2} and table.objects["b"].pins == {}
+    assert set(table.objects) == {"a", "b", "own"}, "what it was writing is given up, what it owned is still read"
+    table.close("own", WORKER)
+    assert "own" not in table.objects
+    table.close("a", WORKER)
+    assert table.is_used_by(WORKER)
+    table.close("a", WORKER)
+    assert not table.is_used_by(WORKER) and table.objects["a"].place is Place.MEMORY
+
+
 def test_what_was_written_for_others_is_unclaimed_until_they_know():
     table = ObjectTable(pages(8))
     put(table, "own", owner=WORKER, writer=WORKER)

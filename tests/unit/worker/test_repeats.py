@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from actorlite.worker import repeats
+from actorlite.worker.inbound import LargeValue
 from actorlite.worker.repeats import Repeats
 
 
@@ -85,3 +86,22 @@ def test_memory_is_bounded(known, monkeypatch):
         known.ended(running, ((b"x" * size,), ()))
     assert [number for number in range(8) if known.is_known(peer, message(number))] == [5, 6, 7]
     assert not known.running
+
+
+def test_while_a_large_result_is_stored_a_repetition_is_the_one_to_answer(known, answered):
+    before, after = Peer(), Peer()
+    running = call(before)
+    known.begin(running)
+    large = LargeValue(None)
+    known.ended(running, (large, ()))
+    assert not known.running
+    assert known.is_known(after, message()) and not answered
+    answer = ((b"where it lies",), ())
+    assert known.stored(large, before, answer) is after
+    assert known.is_known(before, message())
+    assert answered == [(before, 1, answer)]
+
+
+def test_a_large_result_of_a_call_that_is_not_repeated_goes_to_its_caller(known):
+    peer = Peer()
+    assert known.stored(LargeValue(None), peer, ((b"",), ())) is peer
