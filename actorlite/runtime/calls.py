@@ -92,7 +92,8 @@ class ManyResults:
     def _resolve(self, outcome: Any) -> None:
         for ref in self.refs:
             ref._call = None
-            ref._resolve(outcome)
+            if ref._stored is None:  # else it has its value, which nobody may have opened yet
+                ref._resolve(outcome)
 
     def item(self, index: int, value: Encoded | Holding, kept: Any) -> None:
         """A generator's values come one by one; what it ends with goes to the references that are left."""
