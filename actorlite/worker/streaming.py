@@ -309,7 +309,7 @@ class Producers:
             timer.cancel()
             waiting.end()
         # Nothing is awaited from here on, so that somebody owns it, whoever is cancelled.
-        if stream.stopped:
+        if stream.stopped or call.cancelled:  # and its clean-up may have changed what was copied
             client.dropped(stored.key)
             return None
         payload, _ = self._pack(Encoded(STORED, encode_stored(stored), (), encoded.handles))

@@ -324,35 +324,39 @@ async def test_the_items_then_the_error(anywhere: al.Session, function: Any, emp
 # --- how they are written
 
 
-async def test_they_are_copied_once_and_not_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[tuple[int, int]] = []
-    mine: list[Floats] = []
+yielded: list[Floats] = []
+
+
+@al.remote
+def one() -> Iterator[Floats]:
+    yielded[:] = [pattern(1)]
+    yield yielded[0]
+
+
+@al.remote
+async def one_async() -> AsyncIterator[Floats]:
+    yielded[:] = [pattern(1)]
+    yield yielded[0]
+
+
+@pytest.mark.parametrize("function", [one, one_async], ids=["plain", "async"])
+async def test_they_are_copied_once_and_not_by_the_loop(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[tuple[int, bool]] = []
     write = Segment.write
 
     def noted(self: Segment, offset: int, data: Any) -> None:
-        shared = bool(mine) and numpy.shares_memory(numpy.frombuffer(data, dtype=numpy.uint8), mine[0].view("u1"))
-        written.append((threading.get_ident(), len(memoryview(data)) if shared else 0))
+        array = yielded[0].view(numpy.uint8)
+        if numpy.shares_memory(numpy.frombuffer(data, dtype=numpy.uint8), array):
+            copied.append((len(memoryview(data)), threading.get_ident() == loop))
         write(self, offset, data)
 
+    loop = threading.get_ident()
     monkeypatch.setattr(Segment, "write", noted)
-
-    @al.remote
-    def plain() -> Iterator[Floats]:
-        mine[:] = [pattern(1)]
-        yield mine[0]
-
-    @al.remote
-    async def agen() -> AsyncIterator[Floats]:
-        mine[:] = [pattern(1)]
-        yield mine[0]
-
     async with local_cluster():
-        for function in (plain, agen):
-            written.clear()
-            assert [value[0] async for value in function()] == [1]
-            copied = [(thread, size) for thread, size in written if size]
-            assert [size for _, size in copied] == [MiB]
-            assert copied[0][0] != threading.get_ident()
+        assert [value[0] async for value in function()] == [1]
+        assert [(await ref)[0] async for ref in function.remote()] == [1]
+    assert copied == [(MiB, False)] * 2
+    yielded.clear()
 
 
 @both
