@@ -174,13 +174,14 @@ async def small(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def count_stored(eventually: Any, count: int) -> tuple[Any, ...]:
-    """Wait until so many values lie in the store; what they are."""
+    """Wait until so many values lie in the store, and their owners know of them; what they are."""
 
-    async def condition() -> bool:
-        return len((await al.memory()).objects) == count
+    async def condition() -> Any:
+        found = (await al.memory()).objects
+        return found if len(found) == count and all(each.what for each in found) else None
 
-    await eventually(condition)
-    return (await al.memory()).objects
+    objects: tuple[Any, ...] = await eventually(condition)
+    return objects
 
 
 # --- what is read
