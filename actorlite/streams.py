@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVar
 
-from actorlite.refs import ObjectRef, refuse_on_loop
+from actorlite.refs import ELSEWHERE, ObjectRef, refuse_on_loop
 
 if TYPE_CHECKING:
     from actorlite.context import Runtime
@@ -28,13 +28,15 @@ ENDED = _Ended()
 
 
 class StreamItem:
-    """One item: its outcome, as an `ObjectRef` has it, and the references inside that it keeps alive."""
+    """One item: its outcome, as an `ObjectRef` has it, the references inside that it keeps alive, and, when its value
+    lies in the node's store, what keeps that there."""
 
-    __slots__ = ("outcome", "kept")
+    __slots__ = ("outcome", "kept", "stored")
 
-    def __init__(self, outcome: Any, kept: Any = None) -> None:
+    def __init__(self, outcome: Any, kept: Any = None, stored: Any = None) -> None:
         self.outcome = outcome
         self.kept = kept
+        self.stored = stored
 
 
 class StreamSource(Protocol):
@@ -227,7 +229,8 @@ class ValueStream(AsyncGenerator[T_co, None]):
         if item is ENDED:
             raise StopAsyncIteration
         try:
-            value: T_co = source.runtime.unwrap(item.outcome)
+            outcome = item.outcome
+            value: T_co = await source.ref_of(item) if outcome is ELSEWHERE else source.runtime.unwrap(outcome)
         except BaseException:
             source.close()
             raise

@@ -14,6 +14,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from actorlite.errors import ConnectionLost, ProtocolError
 from actorlite.rpc.peer import Peer
@@ -31,6 +32,8 @@ class OutboundStream(ABC):
         self.window = window
         self.stopped = False
         """Nobody reads any more: the connection was lost, or the call is to end."""
+        self.storing: Any = None
+        """While an item is copied into the store: what is cancelled with the stream."""
         peer.streams[id] = self
         if not peer.is_open:  # it may have closed a moment before, without telling this one
             self.stopped = True
@@ -47,14 +50,20 @@ class OutboundStream(ABC):
         self.stop()
 
     def stop(self) -> None:
-        """Send no more; whoever waits for room is woken. On the loop; idempotent."""
+        """Send no more; whoever waits for room, here or in the store, is woken. On the loop; idempotent."""
         self.stopped = True
+        if self.storing is not None:
+            self.storing.cancel()
         self._wake()
 
     def forget(self) -> None:
         """The stream has ended: its peer need not know it any more. On the loop."""
         if self.peer.streams.get(self.id) is self:
             del self.peer.streams[self.id]
+
+    @abstractmethod
+    def send_now(self, payload: Payload, size: int, hold: int) -> None:
+        """One item without parts, for which there was `room`. On the loop, while the sender waits for that."""
 
     @abstractmethod
     def _wake(self) -> None:
@@ -92,6 +101,9 @@ class LoopStream(OutboundStream):
         index = self.window.send(size)
         if not self.stopped:
             self.peer.tell(encode(StreamItem(self.id, index, payload, hold)), *parts)
+
+    def send_now(self, payload: Payload, size: int, hold: int) -> None:
+        self.send(payload, (), size, hold)
 
     def _wake(self) -> None:
         if self._sender is not None and not self._sender.done():
@@ -136,6 +148,13 @@ class ThreadStream(OutboundStream):
         with self._changed:
             index = self.window.send(size)
         self._later(lambda: self.peer.tell(encode(StreamItem(self.id, index, payload, hold())), *parts))
+
+    def send_now(self, payload: Payload, size: int, hold: int) -> None:
+        self.flush()  # what came before it
+        with self._changed:
+            index = self.window.send(size)
+        if not self.stopped:
+            self.peer.tell(encode(StreamItem(self.id, index, payload, hold)))
 
     def credit(self, items: int, size: int) -> None:
         with self._changed:

@@ -26,7 +26,7 @@ from actorlite.ids import ObjectId
 from actorlite.propagation import registered, travelling
 from actorlite.refs import Failure, ObjectRef
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.lineage import ACTOR, SEVERAL, Origin
+from actorlite.runtime.lineage import ACTOR, SEVERAL, YIELDED, Origin
 from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
 from actorlite.runtime.room import RoomQuota, wake
 from actorlite.runtime.stored import copy_of, is_large, store_arguments, take_stored, value_of
@@ -92,16 +92,21 @@ class ManyResults:
     def _resolve(self, outcome: Any) -> None:
         for ref in self.refs:
             ref._call = None
-            ref._resolve(outcome)
+            if ref._stored is None:  # else it has its value, which nobody may have opened yet
+                ref._resolve(outcome)
 
-    def item(self, index: int, value: Encoded, kept: Any) -> None:
+    def item(self, index: int, value: Encoded | Holding, kept: Any) -> None:
         """A generator's values come one by one; what it ends with goes to the references that are left."""
         if index >= len(self.refs):
             raise ProtocolError(f"value {index} came for a call of {len(self.refs)} values")
         ref = self.refs[index]
         ref._kept = kept
         ref._call = None
-        ref._resolve(value)
+        if type(value) is Holding:
+            runtime: Any = ref.runtime
+            runtime.stored.arrived(value, ref)
+        else:
+            ref._resolve(value)
 
 
 class Submitted(set["Outbound"]):
@@ -391,11 +396,16 @@ def take_item(call: Outbound, message: Any, parts: Sequence[memoryview]) -> None
     payload, sink, kept = message.value, call.sink, None
     if payload.refs and call.peer is not None:
         kept = call.runtime.borrows.take(call.peer, message.hold, payload.refs)
+    value: Encoded | Holding
+    if payload.kind == STORED:
+        value = call.runtime.stored.claim(payload, f"item of {call.name}()", YIELDED)  # dropped if nobody wants it
+    else:
+        value = unpack(payload, parts)
     if not call.ended and sink is not None:
         take = getattr(sink, "item", None)
         if take is None:
             raise ProtocolError(f"an item came in answer to {call!r}, which asked for no stream")
-        take(message.index, unpack(payload, parts), kept)
+        take(message.index, value, kept)
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Encoded, Sequence[Dependency]]:

@@ -28,6 +28,7 @@ MAX_TOTAL_BYTES = 64 << 20
 PUT = "it was made by al.put(), and nothing says how"
 ACTOR = "it was made by a method of an actor, whose state is another one now"
 SEVERAL = "it is one of several results of a task"
+YIELDED = "it was yielded by a generator, which could tell another story now"
 RETRIES_DISABLED = "the task that made it has max_retries=0"
 LARGE_ARGUMENTS = "the task that made it had large arguments, which are gone: give it references to them"
 EVICTED = "the arguments of the task that made it are not kept: there are too many of them"

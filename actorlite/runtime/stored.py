@@ -43,6 +43,8 @@ FAILED_S = 1.0
 """How long a reference says that its value could not be opened for want of room; then it may be tried again."""
 SOON_S = 0.2
 MANY = 64
+NOT_READ = ("a call under way, or a stream that was not read so far",)
+"""Who holds a value that has no reference."""
 RECORDS_CALL_SITES = "actorlite.config:records_call_sites"
 
 
@@ -101,7 +103,7 @@ class Written:
 
 
 class StoredValues:
-    """On the loop."""
+    """On the loop, but for `bind`."""
 
     def __init__(self, runtime: ProcessRuntime) -> None:
         self._runtime = runtime
@@ -123,7 +125,7 @@ class StoredValues:
         if is_large(encoded):
             timeout_s = DEFAULT_TIMEOUT_S if timeout is None else timeout
             stored = await self.client.write(encoded, runtime.process, timeout_s)
-            self._bind(ref, Holding(self.client, stored, f"put{where}", PUT))
+            self.bind(ref, Holding(self.client, stored, f"put{where}", PUT))
             ref._outcome = ELSEWHERE
         else:
             encoded = settled(encoded, value)
@@ -145,10 +147,15 @@ class StoredValues:
         """A value that another process wrote for this one."""
         return self.client.claim(decode_stored(payload.data), what, origin)
 
+    def bind(self, ref: ObjectRef[Any], holding: Holding) -> None:
+        """From now on `ref` keeps the value there. From any thread that made the reference."""
+        ref._stored = holding
+        holding.ref = weak(ref)
+
     def arrived(self, holding: Holding, sink: Any) -> None:
         """The result of a call: to its reference, or to whoever waits for it."""
         if isinstance(sink, ObjectRef):
-            self._bind(sink, holding)
+            self.bind(sink, holding)
             if sink._is_wanted:
                 self.bring(sink)
             else:
@@ -206,10 +213,6 @@ class StoredValues:
     def close(self) -> None:
         self.let_go()
         self.client.close()
-
-    def _bind(self, ref: ObjectRef[Any], holding: Holding) -> None:
-        ref._stored = holding
-        holding.ref = weak(ref)
 
     def _open_borrowed(self, ref: ObjectRef[Any], payload: Payload) -> None:
         self._bring(ref, decode_stored(payload.data))
@@ -311,7 +314,7 @@ def explain(runtime: ProcessRuntime, keys: Sequence[str]) -> Explained:
         holding = runtime.stored.client.holdings.get(key)
         if holding is not None:
             ref = holding.ref() if holding.ref is not None else None
-            holders = runtime.exports.holders(ref) if ref is not None else ("a call under way",)
+            holders = runtime.exports.holders(ref) if ref is not None else NOT_READ
             found.append((key, holding.what, holders))
     return Explained(tuple(found))
 

@@ -31,10 +31,11 @@ from actorlite.errors import (
 )
 from actorlite.ids import ObjectId, ProcessId, owner_of
 from actorlite.options import STREAM_WINDOW, STREAM_WINDOW_BYTES, MethodOptions, TaskOptions
-from actorlite.refs import Failure, ObjectRef, block_on
+from actorlite.refs import ELSEWHERE, Failure, ObjectRef, block_on
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack
 from actorlite.state.streams import ReceiveWindow
+from actorlite.store.client import Holding
 from actorlite.streams import ENDED, StreamItem, StreamSource
 from actorlite.wire.failures import decode_failure, encode_failure
 from actorlite.wire.messages import (
@@ -48,7 +49,7 @@ from actorlite.wire.messages import (
     StreamNext,
     encode,
 )
-from actorlite.wire.serialize import Encoded
+from actorlite.wire.serialize import STORED, Encoded
 
 if TYPE_CHECKING:
     from actorlite.runtime.calls import Outbound
@@ -136,6 +137,8 @@ class Intake:
         ref: ObjectRef[Any] = ObjectRef(self.runtime, next(self.runtime.hub.numbers))
         ref._outcome = item.outcome
         ref._kept = item.kept
+        if item.stored is not None:
+            self.runtime.stored.bind(ref, item.stored)
         return ref
 
     def wait_with(self, waker: Any) -> None:
@@ -212,13 +215,15 @@ class OwnStream(Intake):
 
     # --- the call's sink
 
-    def item(self, index: int, value: Encoded, kept: Any) -> None:
+    def item(self, index: int, value: Encoded | Holding, kept: Any) -> None:
         """On the loop. Raises `ProtocolError` for an item out of turn, or without room for it."""
+        stored = type(value) is Holding
+        item = StreamItem(ELSEWHERE, kept, value) if stored else StreamItem(value, kept)
         try:
-            self.window.arrive(index, value.total_bytes)
+            self.window.arrive(index, _size_of(item))
         except ValueError as error:
             raise ProtocolError(f"{error} in {self!r}") from None
-        self._put(StreamItem(value, kept))
+        self._put(item)
 
     def _resolve(self, outcome: Any) -> None:
         self.call = None
@@ -271,7 +276,7 @@ class OwnStream(Intake):
 
     def _taken(self, item: StreamItem) -> None:
         if type(item.outcome) is not Failure and not self.ended:
-            self.runtime.post(self._give_credit, item.outcome.total_bytes)
+            self.runtime.post(self._give_credit, _size_of(item))
 
     def _give_credit(self, size: int) -> None:
         call = self.call
@@ -332,6 +337,9 @@ class BorrowedStream(Intake):
         self._tell(StreamClose(self.id, cancel=True))
         return False
 
+    def ref_of(self, item: StreamItem) -> ObjectRef[Any]:
+        return item.stored if item.outcome is ELSEWHERE else super().ref_of(item)
+
     # --- answers to `StreamNext`
 
     def answered(self, peer: Peer, message: Any, parts: Sequence[memoryview]) -> None:
@@ -339,7 +347,9 @@ class BorrowedStream(Intake):
         if isinstance(message, Reply):
             refs = message.value.refs
             kept = self.runtime.borrows.take(peer, message.id, refs) if refs else None
-            if not self.closed:
+            if message.value.kind == STORED:
+                self._stored_at_owner(kept)
+            elif not self.closed:
                 self._put(StreamItem(unpack(message.value, parts), kept))
         elif isinstance(message, Failed):
             self._end(Failure(partial(decode_failure, message.failure)))
@@ -353,6 +363,14 @@ class BorrowedStream(Intake):
             self.runtime.spawn(self._owner_gone())
 
     # --- inside
+
+    def _stored_at_owner(self, kept: Any) -> None:
+        """An item that lies in the store stays the owner's: what came is a reference to it."""
+        if not kept or type(kept[0]) is not ObjectRef:
+            raise ProtocolError(f"a stored item without a reference to it came in answer to {self!r}")
+        if not self.closed:
+            kept[0]._resolve(ELSEWHERE)
+            self._put(StreamItem(ELSEWHERE, None, kept[0]))
 
     def _wanted(self) -> None:
         if self._asking:
@@ -479,11 +497,13 @@ class Streams:
         elif type(item.outcome) is Failure:
             peer.tell(encode(Failed(id, encode_failure(item.outcome.exception(), "the owner of the stream"))))
         else:
-            value: Encoded = item.outcome
             kept = item.kept or ()
-            payload, extra = pack(
-                Encoded(value.kind, value.data, value.buffers, kept), self._runtime.hub.identity.address
-            )
+            if item.stored is not None:
+                kept = (stream.ref_of(item),)  # which the reader borrows
+                value = Encoded(STORED, item.stored.packed, (), kept)
+            else:
+                value = Encoded(item.outcome.kind, item.outcome.data, item.outcome.buffers, kept)
+            payload, extra = pack(value, self._runtime.hub.identity.address)
             if kept:
                 self._runtime.exports.hold_for_reply(peer, id, kept)
             peer.tell(encode(Reply(id, payload)), *extra)
@@ -512,6 +532,12 @@ def window_of(options: TaskOptions | MethodOptions) -> ReceiveWindow:
 def streaming(envelope: Envelope | None, window: ReceiveWindow) -> Envelope:
     """The envelope of a call that is answered item by item."""
     return msgspec.structs.replace(envelope or Envelope(), num_returns=1, window=window.items, window_bytes=window.size)
+
+
+def _size_of(item: StreamItem) -> int:
+    """What it counts in the window: where it lies makes no difference, so that the store has a bound too."""
+    size: int = item.outcome.total_bytes if item.stored is None else item.stored.stored.size
+    return size
 
 
 def _settle(future: Any) -> None:

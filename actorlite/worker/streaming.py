@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 from actorlite.definitions import CallKind
 from actorlite.errors import ActorliteError, Outcome, TaskCancelledError
 from actorlite.options import STREAMING
+from actorlite.refs import block_on
 from actorlite.rpc.streams import LoopStream, OutboundStream, ThreadStream
 from actorlite.runtime.payloads import pack
+from actorlite.runtime.stored import as_ours, is_large
 from actorlite.state.streams import SendWindow
 from actorlite.transport import Buffer
 from actorlite.wire.messages import EXPIRED, Payload, Reply, encode
-from actorlite.wire.serialize import Encoded
+from actorlite.wire.objects import encode_stored
+from actorlite.wire.serialize import STORED, Encoded, settled
 from actorlite.wire.serialize import encode as encode_value
 from actorlite.worker.coroutines import is_late
 from actorlite.worker.executor import ThreadExecutor
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("actorlite.worker")
 
+FOR_ROOM_S = 0.2
+"""A copy into the store that takes longer is taken to wait for room."""
+
 _NONE = encode_value(None)
 END = Payload(_NONE.kind, bytes(_NONE.data))
 
@@ -40,7 +46,7 @@ END = Payload(_NONE.kind, bytes(_NONE.data))
 class Producing:
     """One generator call: what it may send, how far it is, and how it ends."""
 
-    __slots__ = ("call", "wanted", "yielded", "broken")
+    __slots__ = ("call", "wanted", "yielded", "broken", "large")
 
     def __init__(self, call: InboundCall) -> None:
         envelope = call.envelope
@@ -52,6 +58,8 @@ class Producing:
         self.yielded = 0
         self.broken = False
         """Whether it was closed because nobody reads any more."""
+        self.large = False
+        """Whether the last value that was `encoded` belongs into the store."""
 
     @property
     def window(self) -> SendWindow:
@@ -67,7 +75,11 @@ class Producing:
         return not self.broken
 
     def encoded(self, value: Any) -> Encoded | None:
-        """A yielded value as it travels; None when nobody wants it. Raises for one too many."""
+        """A yielded value as it travels; None when nobody wants it. Raises for one too many.
+
+        A large one has buffers that can be written to: it is fixed when it was copied into the store, before the
+        generator goes on.
+        """
         self.yielded += 1
         if not self.wanted:
             return None
@@ -77,7 +89,11 @@ class Producing:
                 "num_returns out for a stream of any length"
             )
         try:
-            return encode_value(value)
+            encoded = encode_value(value, copy=False)
+            self.large = is_large(encoded)
+            if self.large or (not encoded.buffers and type(encoded.data) is bytes):
+                return encoded
+            return settled(encoded, value)
         except ActorliteError as error:
             error.outcome = Outcome.EXECUTED
             raise
@@ -104,6 +120,24 @@ class Producing:
     def cancelled(self) -> TaskCancelledError:
         text = f"{self.call.name}() was closed after {self.yielded} items"
         return TaskCancelledError(text, outcome=Outcome.UNKNOWN)
+
+
+class _Waiting:
+    """A call that waits for room in the store lends its CPU, as one that waits for its reader does."""
+
+    __slots__ = ("call", "begun")
+
+    def __init__(self, call: InboundCall) -> None:
+        self.call = call
+        self.begun = False
+
+    def begin(self) -> None:
+        self.begun = True
+        self.call.enter_wait()
+
+    def end(self) -> None:
+        if self.begun:
+            self.call.leave_wait()
 
 
 class Producers:
@@ -155,12 +189,31 @@ class Producers:
                     return
                 encoded = producing.encoded(value)
                 if encoded is not None:
-                    payload, parts = self._pack(encoded)
-                    hold = self._hold(stream, encoded.handles) if encoded.handles else 0
-                    stream.send(payload, parts, encoded.total_bytes, hold)
+                    if producing.large:
+                        await self._store(producing, stream, encoded)
+                    else:
+                        payload, parts = self._pack(encoded)
+                        hold = self._hold(stream, encoded.handles) if encoded.handles else 0
+                        stream.send(payload, parts, encoded.total_bytes, hold)
                 del value, encoded  # the reader holds it now
         finally:
             await generator.aclose()
+
+    async def _store(self, producing: Producing, stream: LoopStream, encoded: Encoded) -> None:
+        """Send a large item by way of the store. Returns early when nobody reads any more."""
+        storing = self._worker.runtime.spawn(self._store_and_send(producing.call, stream, encoded))
+        stream.storing = storing
+        try:
+            error = await storing
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not stream.stopped or (task is not None and task.cancelling()):
+                raise
+        else:
+            if error is not None:
+                raise error
+        finally:
+            stream.storing = None
 
     # --- in threads
 
@@ -196,15 +249,40 @@ class Producers:
                     return
                 encoded = producing.encoded(value)
                 if encoded is not None:
-                    payload, parts = self._pack(encoded)
-                    if encoded.handles:
-                        hold = partial(self._hold, stream, encoded.handles)
-                        stream.send_held(payload, parts, encoded.total_bytes, hold)
+                    if producing.large:
+                        self._store_plain(producing, stream, encoded)
                     else:
-                        stream.send(payload, parts, encoded.total_bytes)
+                        self._send_plain(stream, encoded)
                 del value, encoded
         finally:
             generator.close()
+
+    def _send_plain(self, stream: ThreadStream, encoded: Encoded) -> None:
+        payload, parts = self._pack(encoded)
+        if encoded.handles:
+            stream.send_held(payload, parts, encoded.total_bytes, partial(self._hold, stream, encoded.handles))
+        else:
+            stream.send(payload, parts, encoded.total_bytes)
+
+    def _store_plain(self, producing: Producing, stream: ThreadStream, encoded: Encoded) -> None:
+        """`_store` for a thread, which waits for it."""
+        storing = asyncio.run_coroutine_threadsafe(
+            self._store_and_send(producing.call, stream, encoded), self._worker.loop
+        )
+        stream.storing = storing
+        try:
+            if stream.stopped:  # before it could be cancelled with the stream
+                storing.cancel()
+            error = block_on(storing, None)
+        except asyncio.CancelledError:
+            storing.cancel()
+            if not stream.stopped:
+                raise
+        else:
+            if error is not None:
+                raise error
+        finally:
+            stream.storing = None
 
     def _ended(self, stream: ThreadStream, done: Done, call: InboundCall, answer: Answer) -> None:
         stream.flush()
@@ -212,6 +290,32 @@ class Producers:
         done(call, answer)
 
     # --- both
+
+    async def _store_and_send(
+        self, call: InboundCall, stream: OutboundStream, encoded: Encoded
+    ) -> ActorliteError | None:
+        """Copy a large item into the store, for the reader to free, and tell the reader; or why that cannot be: not
+        raised, for whoever was to hear of it may be gone. On the loop. Cancelled, it leaves nothing behind."""
+        client = self._worker.runtime.stored.client
+        waiting = _Waiting(call)
+        timer = self._worker.loop.call_later(FOR_ROOM_S, waiting.begin)
+        try:
+            stored = await client.write(encoded, stream.peer.identity.process)
+        except Exception as reason:
+            error = as_ours(reason)
+            error.outcome = Outcome.EXECUTED
+            return error
+        finally:
+            timer.cancel()
+            waiting.end()
+        # Nothing is awaited from here on, so that somebody owns it, whoever is cancelled.
+        if stream.stopped or call.cancelled:  # and its clean-up may have changed what was copied
+            client.dropped(stored)
+            return None
+        payload, _ = self._pack(Encoded(STORED, encode_stored(stored), (), encoded.handles))
+        hold = self._hold(stream, encoded.handles) if encoded.handles else 0
+        stream.send_now(payload, stored.size, hold)
+        return None
 
     def _pack(self, encoded: Encoded) -> tuple[Payload, Sequence[Buffer]]:
         return pack(encoded, self._worker.hub.identity.address)

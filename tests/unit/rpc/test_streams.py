@@ -208,3 +208,41 @@ def test_a_thread_blocks_for_room_until_credit_or_the_end(link, end):
     thread.join(10)
     assert found == [end == "credit"] and steps == ["waits", "goes on"]
     assert "stopped" in repr(stream) or end == "credit"
+
+
+def test_what_the_loop_sends_for_a_thread_comes_behind_what_the_thread_left_to_it(link):
+    stream, loop = threaded(link, 3)
+    stream.send(value(0), [b"part"], 1)
+    stream.send_now(value(1), 1, -5)
+    stream.send(value(2), [], 1)
+    for work in loop.asked:
+        work()
+    assert link.connection.sent == [
+        StreamItem(7, 0, value(0)),
+        StreamItem(7, 1, value(1), -5),
+        StreamItem(7, 2, value(2)),
+    ]
+    assert not stream.window.has_room
+
+
+class Work:
+    def __init__(self):
+        self.cancelled = 0
+
+    def cancel(self):
+        self.cancelled += 1
+
+
+@pytest.mark.parametrize("make", [outbound, lambda link: threaded(link)[0]], ids=["loop", "thread"])
+@pytest.mark.parametrize("end", ["lost", "stopped"])
+def test_the_end_cancels_the_storing_of_an_item(link, make, end):
+    stream = make(link)
+    stream.storing = work = Work()
+    if end == "lost":
+        link.lose("the cable")
+    else:
+        stream.stop()
+    assert work.cancelled == 1
+    link.connection.raw.clear()
+    stream.send_now(value(0), 1, 0)
+    assert link.connection.raw == []
