@@ -692,7 +692,7 @@ async def test_a_plain_task_that_waits_for_room_lends_its_cpu(small: al.Session,
 async def test_an_item_that_is_lost_says_so(anywhere: al.Session) -> None:
     lost = "yielded by a generator, which could tell another story"
     [ref] = [ref async for ref in arrays.remote(1)]
-    ref._stored._store.dropped(ref._stored.stored.key)  # as if its owner had let it go
+    ref._stored._store.dropped(ref._stored.stored)  # as if its owner had let it go
     await al.memory()
     with pytest.raises(ObjectReconstructionFailedError, match=lost):
         await ref
@@ -704,7 +704,7 @@ async def test_an_item_that_is_lost_says_so(anywhere: al.Session) -> None:
     while not source.waiting:
         await source.ready()
     item = source._items[0]
-    item.stored._store.dropped(item.stored.stored.key)
+    item.stored._store.dropped(item.stored.stored)
     await al.memory()
     with pytest.raises(ObjectReconstructionFailedError, match=lost):
         await anext(stream)
@@ -712,7 +712,7 @@ async def test_an_item_that_is_lost_says_so(anywhere: al.Session) -> None:
     passed = arrays.options(stream_window_bytes=4 * MiB).remote(1)
     await passed.completed()
     item = passed._source._items[0]
-    item.stored._store.dropped(item.stored.stored.key)
+    item.stored._store.dropped(item.stored.stored)
     await al.memory()
     await reader.keep(passed)
     with pytest.raises(ObjectLostError, match="not in this node's store"):
