@@ -41,6 +41,8 @@ logger = logging.getLogger("actorlite.runtime")
 
 FAILED_S = 1.0
 """How long a reference says that its value could not be opened for want of room; then it may be tried again."""
+UNWANTED_S = 1.0
+"""How long a value is brought on for nobody: who asks again and again with a short timeout gets it in the end."""
 SOON_S = 0.2
 MANY = 64
 NOT_READ = ("a call under way, or a stream that was not read so far",)
@@ -102,13 +104,23 @@ class Written:
         return f"<Written {self._stored}>"
 
 
+class _Bringing:
+    """A value that is being opened for a reference."""
+
+    __slots__ = ("task", "timer")
+
+    task: asyncio.Task[None]
+    timer: asyncio.TimerHandle
+
+
 class StoredValues:
     """On the loop, but for `bind`."""
 
     def __init__(self, runtime: ProcessRuntime) -> None:
         self._runtime = runtime
         self.client = StoreClient(runtime)
-        self._bringing: set[int] = set()
+        self._bringing: dict[int, _Bringing] = {}
+        """By the identity of the reference."""
         self._at_hand: list[ReferenceType[ObjectRef[Any]]] = []
         self._prune_at = MANY
         runtime.borrows.open_stored = self._open_borrowed
@@ -219,14 +231,24 @@ class StoredValues:
 
     def _bring(self, ref: ObjectRef[Any], stored: Stored) -> None:
         if id(ref) not in self._bringing:
-            self._bringing.add(id(ref))
-            self._runtime.spawn(self._open_for(ref, stored))
+            bringing = self._bringing[id(ref)] = _Bringing()
+            bringing.task = self._runtime.spawn(self._open_for(ref, stored, bringing))
+            bringing.timer = self._runtime.loop.call_later(UNWANTED_S, self._look_who_waits, ref, bringing)
 
-    async def _open_for(self, ref: ObjectRef[Any], stored: Stored) -> None:
+    def _look_who_waits(self, ref: ObjectRef[Any], bringing: _Bringing) -> None:
+        """What takes long, and nobody waits for any more, is given up: the reference stays as it is."""
+        if ref._is_wanted:
+            bringing.timer = self._runtime.loop.call_later(UNWANTED_S, self._look_who_waits, ref, bringing)
+        else:
+            del self._bringing[id(ref)]
+            bringing.task.cancel()
+
+    async def _open_for(self, ref: ObjectRef[Any], stored: Stored, bringing: _Bringing) -> None:
         try:
             encoded = await self.client.open(stored)
         except asyncio.CancelledError:
-            ref._resolve(Failure(partial(copy_of, session_over()), quiet=True))
+            if self._bringing.get(id(ref)) is bringing:
+                ref._resolve(Failure(partial(copy_of, session_over()), quiet=True))
             raise
         except Exception as reason:
             error = as_ours(reason)
@@ -241,7 +263,9 @@ class StoredValues:
             ref._resolve(encoded)
             self._keep_at_hand(ref)
         finally:
-            self._bringing.discard(id(ref))
+            bringing.timer.cancel()
+            if self._bringing.get(id(ref)) is bringing:
+                del self._bringing[id(ref)]
 
     def _make_again(self, ref: ObjectRef[Any], error: ObjectLostError) -> None:
         """The value of an own reference is lost."""

@@ -17,6 +17,7 @@ from actorlite.errors import ObjectReconstructionFailedError, TaskUnschedulableE
 from actorlite.ids import ProcessId
 from actorlite.node.transfers import WINDOW
 from actorlite.rpc.peer import Peer
+from actorlite.runtime import stored
 from actorlite.state.objects import ObjectTable
 from actorlite.testing import Cluster, ClusterNode, cluster
 from actorlite.wire.nodes import SendChunk
@@ -194,8 +195,7 @@ async def test_nobody_waits_any_more(pair: Cluster, eventually: Any, how: str) -
     here = table_of(pair.nodes[0])
     assert here.allocator.used_bytes
     if how == "freed":
-        stored = ref._stored.stored
-        client.dropped(stored)
+        client.dropped(ref._stored.stored)
         with pytest.raises(al.errors.ObjectLostError, match="let go"):
             await opening
     elif how == "timeout":
@@ -216,16 +216,39 @@ async def test_nobody_waits_any_more(pair: Cluster, eventually: Any, how: str) -
         assert numpy.array_equal(await ref, pattern(1, 8))
 
 
+async def test_a_copy_is_not_made_for_a_reader_who_has_gone(
+    pair: Cluster, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "UNWANTED_S", 0.01)
+    ref = make.remote(1, 8)
+    await made(ref)
+    held = Held(pair.nodes[1], let_through=2)
+    with pytest.raises(al.errors.GetTimeoutError):
+        await al.get(ref, timeout=0.2)
+    reading = asyncio.create_task(ref.get())
+    await held.until(1)
+    reading.cancel()
+
+    async def given_back() -> bool:
+        return not table_of(pair.nodes[0]).allocator.used_bytes
+
+    await eventually(given_back)
+    reading = asyncio.create_task(ref.get())
+    await held.until(WINDOW)
+    held.let_go()
+    assert numpy.array_equal(await reading, pattern(1, 8))
+
+
 async def test_a_pull_goes_on_from_another_holder(pair: Cluster, eventually: Any) -> None:
     first, second = pair.nodes
     ref = make.remote(7, 12)
     await made(ref)
-    stored = ref._stored.stored
+    key = ref._stored.stored.key
     third = await pair.add_node(1)
     # A task beside the value would run on its own node: an actor, which has to be on the third.
     keeper = Keeper.remote()
     assert await keeper.total(al.arg(ref)) == float(pattern(7, 12).sum())
-    assert table_of(third).objects[stored.key].source == second.id
+    assert table_of(third).objects[key].source == second.id
     held = Held(second, let_through=9)
     other = Held(third, let_through=10**9)
     reading = asyncio.create_task(ref.get())
@@ -233,8 +256,8 @@ async def test_a_pull_goes_on_from_another_holder(pair: Cluster, eventually: Any
     await pair.kill_node(second)
     assert numpy.array_equal(await reading, pattern(7, 12))
     assert held.served == 9 and other.served == 25 - 9
-    assert table_of(third).objects[stored.key].source == ""  # that is the object itself now
-    assert table_of(first).objects[stored.key].source == third.id
+    assert table_of(third).objects[key].source == ""  # that is the object itself now
+    assert table_of(first).objects[key].source == third.id
     # And its owner frees both, though the node that it was written on is gone.
     del ref, reading
 
