@@ -240,7 +240,7 @@ class ObjectReconstructionFailedError(ObjectLostError):
 
 
 class OwnerDiedError(ObjectLostError):
-    """The process that owned the value ended, and the value with it."""
+    """The process that owned the value died, or ended before the value was there."""
 
 
 # --- transport and wire -------------------------------------------------------------------------------------

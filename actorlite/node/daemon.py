@@ -47,6 +47,7 @@ from actorlite.wire.messages import (
     encode,
 )
 from actorlite.wire.nodes import Capacity, NodeLoad, ProcessEnded
+from actorlite.wire.objects import HandOverObjects, Heirs
 
 logger = logging.getLogger("actorlite.node")
 
@@ -114,6 +115,7 @@ class Node:
                 WhyDied: self._why_died,
                 NodeStatus: self._status,
                 StopNode: self._stop_node,
+                HandOverObjects: self._hand_over,
             }
         )
         return bound
@@ -234,9 +236,22 @@ class Node:
             self.members.tell(ProcessEnded(process, job.name if job is not None else ""))
             self.desk.owner_gone(process)
             if job is not None:
-                self.workers.end_job(job)
+                self.workers.end_job(job, shared=any(each is not job for each in self._jobs.values()))
         elif (record := self.workers.records.get(process)) is not None:
             self.workers.spawn(self._end_disconnected(record))
+
+    async def _hand_over(self, peer: Peer, body: HandOverObjects) -> Heirs:
+        """Handler: of those who hold what the sender owns, who will live on, and own it, too?"""
+        own = self._jobs.get(peer.identity.process) if peer.identity.role == "driver" else None
+        heirs = tuple([each for each in body.processes if self._lives_on(each, own)])
+        self.store.inherit(body.objects, heirs)
+        return Heirs(heirs)
+
+    def _lives_on(self, process: ProcessId, ending: Job | None) -> bool:
+        job, record = self._jobs.get(process), self.workers.records.get(process)
+        if job is None or job is ending or job.is_over or process not in self.hub.peers:
+            return False
+        return record is None or record.use != "ending"
 
     async def _end_disconnected(self, record: WorkerRecord) -> None:
         """A worker without its node is of no use. Usually it is dying, and how is worth knowing: give it a moment."""

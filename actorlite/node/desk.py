@@ -187,7 +187,8 @@ class LeaseDesk:
 
     def _end_shared(self, task: asyncio.Task[WorkerRecord]) -> None:
         if not task.cancelled() and task.exception() is None:
-            self._workers.kill(task.result(), "the process that created its actors is gone")
+            reason = "the process that created its actors is gone"
+            self._workers.spawn(self._workers.end_orphan(task.result(), reason))
 
     def __repr__(self) -> str:
         return f"<LeaseDesk {self.table!r} workers={len(self._workers_of)}>"

@@ -303,12 +303,14 @@ class NodeStore:
 
     def _free(self, peer: Peer, message: FreeObjects, parts: Sequence[memoryview]) -> None:
         """Also of copies: here, where the message came from another node, and where this one has given some to."""
-        pass_on(self._hub, self._members, message)
+        elsewhere = pass_on(self._hub, self._members, message)
+        by = None if elsewhere or peer.identity.role == "node" else peer.identity.process
         for key in message.keys:
-            for node in self._copies.pop(key, ()):
-                if (there := self._members.peer(node)) is not None:
-                    there.tell(encode(FreeObjects((key,))))
-            self._do(self.table.free(key))
+            self._do(self.table.free(key, by))
+            if not self.table.is_needed(key):
+                for node in self._copies.pop(key, ()):
+                    if (there := self._members.peer(node)) is not None:
+                        there.tell(encode(FreeObjects((key,))))
 
     def _claim(self, peer: Peer, message: ClaimObjects, parts: Sequence[memoryview]) -> None:
         if pass_on(self._hub, self._members, message):

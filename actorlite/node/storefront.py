@@ -6,7 +6,7 @@ Most sessions never have a large value, and a session's start waits for what the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,6 +77,12 @@ class Storefront:
     def node_lost(self, node: ProcessId) -> None:
         if self._store is not None:
             self._store.node_lost(node)
+
+    def inherit(self, objects: Iterable[tuple[str, tuple[ProcessId, ...]]], heirs: Collection[ProcessId]) -> None:
+        """Their owner ends: those who are named with them own them, too, if they are among `heirs`."""
+        if self._store is not None:
+            for key, processes in objects:
+                self._store.table.inherit(key, [each for each in processes if each in heirs])
 
     async def aclose(self) -> None:
         if self._store is not None:

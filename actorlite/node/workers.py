@@ -168,7 +168,8 @@ class WorkerPool:
             record.handle.kill()
 
     async def end_orphan(self, record: WorkerRecord, reason: str) -> None:
-        """Nobody wants what a worker does: it ends when its tasks have cleaned up, at most `ORPHAN_S` from now."""
+        """Nobody wants what a worker does: it ends when its tasks have cleaned up, and when others have what they hold
+        of it; at most `ORPHAN_S` from now."""
         record.use = "ending"
         try:
             async with asyncio.timeout(ORPHAN_S):
@@ -179,11 +180,17 @@ class WorkerPool:
         finally:
             self.kill(record, reason)
 
-    def end_job(self, job: Job) -> None:
+    def end_job(self, job: Job, *, shared: bool = False) -> None:
+        """End its workers. On a node that is `shared`, other jobs may hold what they own: then they hand it over."""
         job.is_over = True
+        reason = f"its job {job.name} has ended"
         for record in list(self.records.values()):
-            if record.job is job:
-                self.kill(record, f"its job {job.name} has ended")
+            if record.job is not job:
+                continue
+            if shared and record.peer is not None:
+                self.spawn(self.end_orphan(record, reason))
+            else:
+                self.kill(record, reason)
 
     async def aclose(self) -> None:
         """Kill all and wait until they are gone."""

@@ -1,7 +1,7 @@
 """The objects and actors of others that this process holds.
 
 A borrowed reference registers with its owner when it appears here and releases when the last copy in this process is
-gone. Its value is fetched when somebody wants it, once.
+gone. Its value is fetched when somebody wants it: see `fetches`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,15 @@ from actorlite.refs import ELSEWHERE, Failure, ObjectRef
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.exports import Exports
-from actorlite.runtime.payloads import RefEntries, actor_entry, entry_of_actor, unpack
-from actorlite.wire.failures import decode_failure
+from actorlite.runtime.payloads import RefEntries, actor_entry, entry_of_actor
 from actorlite.wire.messages import (
     Borrow,
     CancelWork,
-    Exists,
-    Failed,
-    Fetch,
-    Payload,
     Release,
-    Reply,
     Taken,
     Yes,
     encode,
 )
-from actorlite.wire.serialize import STORED
 
 T = TypeVar("T")
 
@@ -79,9 +72,6 @@ class Borrows:
         self._watchers: dict[ObjectId, ReferenceType[Any]] = {}
         self._dropped: deque[tuple[ObjectId, str]] = deque()
         self._release_due = False
-        self._fetching: set[tuple[ObjectId, bool]] = set()
-        self.open_stored: Callable[[ObjectRef[Any], Payload], None] = lambda ref, payload: None
-        """Resolves a reference whose value lies in the store; set by the runtime."""
         self.unregistered: set[asyncio.Future[None]] = set()
         """Registrations with owners that were not acknowledged yet."""
 
@@ -117,14 +107,24 @@ class Borrows:
 
     def take(self, peer: Peer, call: int, entries: RefEntries) -> list[Any]:
         """Hold the references listed in a reply, and tell its sender once their owners know. On the loop."""
+        held = self.hold_all(entries)
+        self.when_registered(partial(peer.tell, encode(Taken(call))))
+        return held
+
+    def hold_all(self, entries: RefEntries) -> list[Any]:
+        """Hold what is listed beside a value that contains it."""
         held = []
         for identifier, address in entries:
             actor = entry_of_actor(identifier)
             each = self.import_ref(identifier, address) if actor is None else self.hold_actor(actor, address)
             if each is not None:
                 held.append(each)
-        self.when_registered(partial(peer.tell, encode(Taken(call))))
         return held
+
+    def borrowed(self, identifier: ObjectId) -> ObjectRef[Any] | None:
+        """The reference to an object of another process, if it is held here."""
+        held = self._borrowed.get(identifier)
+        return held if isinstance(held, ObjectRef) else None
 
     def when_registered(self, work: Callable[[], object]) -> None:
         """Run `work` once all registrations known now are acknowledged; at once when there are none. On the loop."""
@@ -171,10 +171,13 @@ class Borrows:
     def _owner_gone(self, identifier: ObjectId) -> None:
         ref = self._borrowed.get(identifier)
         if isinstance(ref, ObjectRef):  # calls of an actor learn it where they are made
-            self._scope.spawn(self._fail_borrowed(ref))
+            self._scope.spawn(self.fail(ref))
 
-    async def _fail_borrowed(self, ref: ObjectRef[Any]) -> None:
+    async def fail(self, ref: ObjectRef[Any]) -> None:
+        """Its owner is gone: say how that ended. Not for what was handed over."""
         text = await self._scope.why_died(owner_of(ref.id))
+        if not ref.owner_address:
+            return
         ref._resolve(Failure(partial(OwnerDiedError, f"the owner of object {ref.id} is gone: {text}"), quiet=True))
 
     def _on_dropped(self, identifier: ObjectId, owner_address: str, _: Any) -> None:
@@ -197,29 +200,6 @@ class Borrows:
             if peer is not None:
                 peer.tell(encode(Release(identifier)))
 
-    # --- their values
-
-    def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
-        """Fetch a borrowed value, or learn that it is ready. From any thread; repeated wishes are one fetch."""
-        self._scope.post(self._start_fetch, ref, value)
-
-    def _start_fetch(self, ref: ObjectRef[Any], value: bool) -> None:
-        key = (ref.id, value)
-        outcome = ref._outcome
-        if key in self._fetching or (outcome is not None and (outcome is not ELSEWHERE or not value)):
-            return
-        self._fetching.add(key)
-        self._scope.spawn(self._fetch(ref, value))
-
-    async def _fetch(self, ref: ObjectRef[Any], value: bool) -> None:
-        number = next(self._scope.hub.numbers)
-        try:
-            peer = await self._scope.hub.connect(ref.owner_address)
-            peer.call(number, _Fetching(self, ref, value, peer), encode(Fetch(number, ref.id, value)))
-        except ActorliteError:
-            self._fetching.discard((ref.id, value))
-            await self._fail_borrowed(ref)
-
     async def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> bool:
         """Ask the owner to cancel the work behind a borrowed reference. False when it is gone."""
         try:
@@ -237,7 +217,7 @@ class Borrows:
         orphans = [ref for ref in held if owner_of(ref.id) == process]
         for ref in orphans:
             if ref._outcome is None or ref._outcome is ELSEWHERE:
-                self._scope.spawn(self._fail_borrowed(ref))
+                self._scope.spawn(self.fail(ref))
 
     def close(self, text: str) -> None:
         """The session is over: nothing more is fetched."""
@@ -248,7 +228,7 @@ class Borrows:
             ref._resolve(Failure(partial(OwnerDiedError, f"object {ref.id} was not fetched: {text}"), quiet=True))
 
     def __repr__(self) -> str:
-        return f"<Borrows objects={len(self._borrowed)} fetching={len(self._fetching)}>"
+        return f"<Borrows objects={len(self._borrowed)}>"
 
 
 class _Registration:
@@ -269,34 +249,3 @@ class _Registration:
         if not self.future.done():
             self.future.set_result(None)
         self.borrows._owner_gone(self.identifier)
-
-
-class _Fetching:
-    """Waits for a borrowed value."""
-
-    __slots__ = ("borrows", "ref", "value", "peer")
-
-    def __init__(self, borrows: Borrows, ref: ObjectRef[Any], value: bool, peer: Peer) -> None:
-        self.borrows = borrows
-        self.ref = ref
-        self.value = value
-        self.peer = peer
-
-    def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
-        self.borrows._fetching.discard((self.ref.id, self.value))
-        if isinstance(message, Exists):
-            if self.ref._outcome is None:
-                self.ref._resolve(ELSEWHERE)
-        elif isinstance(message, Reply):
-            if message.value.refs:
-                self.ref._kept = self.borrows.take(self.peer, message.id, message.value.refs)
-            if message.value.kind == STORED:
-                self.borrows.open_stored(self.ref, message.value)
-            else:
-                self.ref._resolve(unpack(message.value, parts))
-        elif isinstance(message, Failed):
-            self.ref._resolve(Failure(partial(decode_failure, message.failure), quiet=True))
-
-    def lost(self, error: ConnectionLost) -> None:
-        self.borrows._fetching.discard((self.ref.id, self.value))
-        self.borrows._scope.spawn(self.borrows._fail_borrowed(self.ref))

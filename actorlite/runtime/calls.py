@@ -223,7 +223,12 @@ class Outbound:
             self.runtime.exports.pin(kept)
             self.pinned.extend(kept)
             inlined, more = pack(value_of(ref, kept), own)
-            slots.append(Slot(position, inlined))
+            if ref._stored is None:
+                slots.append(Slot(position, inlined))
+            else:
+                self.runtime.exports.pin((ref,))
+                self.pinned.append(ref)
+                slots.append(Slot(position, inlined, (ref.id, own)))
             parts.extend(more)
         return payload, tuple(slots), parts
 

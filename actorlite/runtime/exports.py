@@ -23,7 +23,7 @@ from actorlite.wire.messages import Borrow, Exists, Failed, Fetch, Release, Repl
 from actorlite.wire.serialize import current_import
 
 
-class _Export:
+class Export:
     """An owned reference, or the link of an own actor, that others hold."""
 
     __slots__ = ("id", "ref", "borrowers", "pins")
@@ -40,9 +40,11 @@ class Exports:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._exports: dict[ObjectId, _Export] = {}
+        self._exports: dict[ObjectId, Export] = {}
         self.find_actor: Callable[[ActorId], object | None] = lambda identifier: None
         """The link of an actor that this process created, while somebody holds it."""
+        self.find_again: Callable[[ObjectRef[Any], str, Callable[[], None]], None] = lambda ref, key, known: None
+        """Looks after a value that somebody did not find in the store; then calls `known`. Set by the runtime."""
         self._held_for_reply: dict[tuple[Peer, int], Sequence[object]] = {}
         self._pickled: WeakValueDictionary[ObjectId, ObjectRef[Any]] = WeakValueDictionary()
         """Own references inside values: found again while something here keeps them, exported or not."""
@@ -123,7 +125,11 @@ class Exports:
             error = ObjectLostError(f"object {message.object} is gone: nobody held a reference when it was asked for")
             peer.tell(encode(Failed(message.id, encode_failure(error, "owner"))))
             return
-        ref._subscribe_waker(partial(self._answer, peer, message, ref), value=False)
+        answer = partial(self._answer, peer, message, ref)
+        if message.lost and ref._stored is not None:
+            self.find_again(ref, message.lost, answer)
+        else:
+            ref._subscribe_waker(answer, value=False)
 
     def _answer(self, peer: Peer, message: Fetch, ref: ObjectRef[Any]) -> None:
         outcome = ref._outcome
@@ -161,13 +167,13 @@ class Exports:
         actor = entry_of_actor(identifier)
         return self._pickled.get(identifier) if actor is None else self.find_actor(actor)
 
-    def _export(self, identifier: ObjectId, known: Any) -> _Export:
+    def _export(self, identifier: ObjectId, known: Any) -> Export:
         export = self._exports.get(identifier)
         if export is None:
-            export = self._exports[identifier] = _Export(identifier, known)
+            export = self._exports[identifier] = Export(identifier, known)
         return export
 
-    def _drop(self, export: _Export) -> None:
+    def _drop(self, export: Export) -> None:
         if not export.borrowers and export.pins <= 0:
             self._exports.pop(export.id, None)
 

@@ -32,6 +32,7 @@ YIELDED = "it was yielded by a generator, which could tell another story now"
 RETRIES_DISABLED = "the task that made it has max_retries=0"
 LARGE_ARGUMENTS = "the task that made it had large arguments, which are gone: give it references to them"
 EVICTED = "the arguments of the task that made it are not kept: there are too many of them"
+HANDED_OVER = "the process that could have made it again has ended, and has handed it over"
 ATTEMPTS = "it was made again as often as max_retries allows"
 
 Origin: TypeAlias = "Recipe | str"

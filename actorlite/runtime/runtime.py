@@ -22,6 +22,8 @@ from actorlite.runtime.creation import ActorMaker
 from actorlite.runtime.delays import Delays
 from actorlite.runtime.directory import ActorDirectory
 from actorlite.runtime.exports import Exports
+from actorlite.runtime.fetches import Fetches
+from actorlite.runtime.handover import Handover
 from actorlite.runtime.held import HeldBack, room
 from actorlite.runtime.lifetimes import Lifetimes
 from actorlite.runtime.lookups import Lookups
@@ -40,6 +42,7 @@ from actorlite.wire.messages import (
     Define,
     Ending,
     Fetch,
+    HandOver,
     KillActor,
     Reclaim,
     Release,
@@ -87,7 +90,9 @@ class ProcessRuntime:
         self.delays = Delays(self.loop)
         self.exports = Exports(hub)
         self.borrows = Borrows(self)
+        self.fetches = Fetches(self, self.borrows)
         self.import_ref = self.borrows.import_ref
+        self.handover = Handover(self)
         self.stored = StoredValues(self)
         self.streams = Streams(self)
         self.code = CodeBook(self)
@@ -108,6 +113,7 @@ class ProcessRuntime:
                 Release: self.exports.release,
                 Taken: self.exports.taken,
                 Fetch: self.exports.fetch,
+                HandOver: self.handover.received,
                 StreamNext: self.streams.next,
                 StreamClose: self.streams.close,
                 ActorEnded: self.lifetimes.ended,
@@ -261,7 +267,7 @@ class ProcessRuntime:
 
     def want(self, ref: ObjectRef[Any], *, value: bool) -> None:
         if ref.owner_address:
-            self.borrows.want(ref, value=value)
+            self.fetches.want(ref, value=value)
         elif value:
             self.post(self.stored.bring, ref)
 
@@ -339,6 +345,7 @@ class ProcessRuntime:
         self.tasks.close()
         if not self.gone:
             await self.directory.stop_all(STOP_GRACE_S)
+            await self.handover.give()
         self.node_ending("the session was shut down")
         for task in list(self._tasks):
             task.cancel()

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType
@@ -107,10 +107,14 @@ class Written:
 class _Bringing:
     """A value that is being opened for a reference."""
 
-    __slots__ = ("task", "timer")
+    __slots__ = ("losses", "task", "timer")
 
     task: asyncio.Task[None]
     timer: asyncio.TimerHandle
+
+    def __init__(self, losses: int) -> None:
+        self.losses = losses
+        """How often a borrowed value was found lost for this wish."""
 
 
 class StoredValues:
@@ -123,7 +127,8 @@ class StoredValues:
         """By the identity of the reference."""
         self._at_hand: list[ReferenceType[ObjectRef[Any]]] = []
         self._prune_at = MANY
-        runtime.borrows.open_stored = self._open_borrowed
+        runtime.fetches.open_stored = self._open_borrowed
+        runtime.exports.find_again = partial(find_for, runtime)
 
     # --- into the store
 
@@ -180,13 +185,15 @@ class StoredValues:
         if ref._stored is not None and (ref._outcome is None or ref._outcome is ELSEWHERE):
             self._bring(ref, ref._stored.stored)
 
-    async def find_again(self, ref: ObjectRef[Any]) -> None:
-        """A worker has said that the value of an own reference is lost. Returns when it is known what became of it."""
-        if ref._stored is not None and ref._outcome is ELSEWHERE:
+    async def find_again(self, ref: ObjectRef[Any], key: str = "") -> None:
+        """Somebody has said that the value of an own reference is lost, where he was told its `key`. Returns when it is
+        known what became of it: it may be there, by now under another key."""
+        if ref._stored is not None and ref._outcome is ELSEWHERE and key in ("", ref._stored.stored.key):
+            stored = ref._stored.stored
             try:
-                await self.client.open(ref._stored.stored)
+                await self.client.open(stored)
             except ObjectLostError as error:
-                self._make_again(ref, error)
+                self._make_again(ref, stored, error)
             except Exception as error:
                 logger.debug("%r is not known to be lost: %s", ref, error)  # whoever needs it will say what is wrong
         await ref.ready()
@@ -226,12 +233,12 @@ class StoredValues:
         self.let_go()
         self.client.close()
 
-    def _open_borrowed(self, ref: ObjectRef[Any], payload: Payload) -> None:
-        self._bring(ref, decode_stored(payload.data))
+    def _open_borrowed(self, ref: ObjectRef[Any], payload: Payload, losses: int) -> None:
+        self._bring(ref, decode_stored(payload.data), losses)
 
-    def _bring(self, ref: ObjectRef[Any], stored: Stored) -> None:
+    def _bring(self, ref: ObjectRef[Any], stored: Stored, losses: int = 0) -> None:
         if id(ref) not in self._bringing:
-            bringing = self._bringing[id(ref)] = _Bringing()
+            bringing = self._bringing[id(ref)] = _Bringing(losses)
             bringing.task = self._runtime.spawn(self._open_for(ref, stored, bringing))
             bringing.timer = self._runtime.loop.call_later(UNWANTED_S, self._look_who_waits, ref, bringing)
 
@@ -252,9 +259,12 @@ class StoredValues:
             raise
         except Exception as reason:
             error = as_ours(reason)
-            if type(error) is ObjectLostError and ref._stored is not None:
-                self._make_again(ref, error)
-                return
+            if type(error) is ObjectLostError:
+                if ref._stored is not None:
+                    self._make_again(ref, stored, error)
+                    return
+                if ref.owner_address and self._runtime.fetches.lost(ref, stored.key, bringing.losses):
+                    return
             failure = Failure(partial(copy_of, error), quiet=True)
             ref._resolve(failure)
             if isinstance(error, ObjectStoreFullError):
@@ -266,16 +276,18 @@ class StoredValues:
             bringing.timer.cancel()
             if self._bringing.get(id(ref)) is bringing:
                 del self._bringing[id(ref)]
+            if ref._waiters is not None and ref._stored is not None and ref._stored.stored is not stored:
+                self.bring(ref)  # it was made again meanwhile
 
-    def _make_again(self, ref: ObjectRef[Any], error: ObjectLostError) -> None:
-        """The value of an own reference is lost."""
-        if ref._stored is None:
-            return  # it is being made already
+    def _make_again(self, ref: ObjectRef[Any], stored: Stored, error: ObjectLostError) -> None:
+        """A value of an own reference is lost."""
+        if ref._stored is None or ref._stored.stored is not stored:
+            return  # it is being made already, or was
         origin: Origin = ref._stored.origin
+        ref._stored, ref._outcome = None, None
         try:
             if isinstance(origin, str):
                 raise ObjectReconstructionFailedError(origin)
-            ref._stored, ref._outcome = None, None
             origin.cook(ref)
         except ObjectReconstructionFailedError as why:
             failed = ObjectReconstructionFailedError(f"{error}; it cannot be made again: {why}")
@@ -329,6 +341,22 @@ def take_stored(call: Outbound, payload: Payload) -> None:
     origin = call.origin()
     call.end(None)
     call.runtime.stored.arrived(call.runtime.stored.claim(payload, f"result of {call.name}()", origin), sink)
+
+
+def find_for(runtime: ProcessRuntime, ref: ObjectRef[Any], key: str, known: Callable[[], None]) -> None:
+    """A borrower of an own reference did not find its value."""
+    finding = runtime.spawn(runtime.stored.find_again(ref, key))
+    finding.add_done_callback(lambda task: None if task.cancelled() else known())
+
+
+def inherit(runtime: ProcessRuntime, ref: ObjectRef[Any], holding: Holding) -> None:
+    """The value of a reference that was borrowed is this process's from now on."""
+    ref._stored = holding
+    holding.ref = weak(ref)
+    if ref._outcome is None:
+        ref._resolve(ELSEWHERE)
+    elif ref._waiters is not None:
+        runtime.stored.bring(ref)
 
 
 def explain(runtime: ProcessRuntime, keys: Sequence[str]) -> Explained:

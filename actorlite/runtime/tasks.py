@@ -175,7 +175,7 @@ class TaskOut(Outbound):
         runtime.tasks.begin(call)
 
     def _argument_lost(self, text: str) -> None:
-        own = [ref for _, ref in self.dependencies if ref._stored is not None]
+        own = [ref for _, ref in self.dependencies if ref._stored is not None or isinstance(ref._outcome, Failure)]
         if not own or self.losses >= MAX_LOSSES or self.unwanted:
             text = f"{self.name}() did not run: {text}"
             self.end(fail_with(ObjectLostError, text, outcome=Outcome.NOT_EXECUTED))

@@ -10,7 +10,7 @@ memory or on disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
@@ -58,6 +58,8 @@ class StoredObject:
     claimed: bool = False
     """Whether its owner knows of it."""
     freed: bool = False
+    heirs: set[ProcessId] = field(default_factory=set)
+    """Others who own it, too: an owner that ended has handed it over. It is freed by the last one."""
 
     @property
     def in_memory(self) -> bool:
@@ -234,12 +236,25 @@ class ObjectTable:
         if (found := self.objects.get(key)) is not None:
             found.claimed = True
 
-    def free(self, key: Key) -> list[Command]:
-        """Nobody will open it any more. Those who read or write it may go on."""
+    def free(self, key: Key, by: ProcessId | None = None) -> list[Command]:
+        """Nobody will open it any more; of several owners, `by` will not. Those who read or write it may go on."""
         found = self.objects.get(key)
-        if found is not None:
+        if found is not None and (by is None or not self._passes_on(found, by)):
             self._free(found)
         return self._settled()
+
+    def is_needed(self, key: Key) -> bool:
+        """Whether it has an owner, who has not let it go."""
+        found = self.objects.get(key)
+        return found is not None and not found.freed
+
+    def inherit(self, key: Key, heirs: Iterable[ProcessId]) -> None:
+        """They own it as its owner does. Not what an owner on another node has here: that ends with its owner."""
+        found = self.objects.get(key)
+        if found is not None and not found.freed and not found.home:
+            found.claimed = True
+            found.heirs.update(heirs)
+            found.heirs.discard(found.owner)
 
     def withdraw(self, request: int) -> list[Command]:
         """Whoever asked for room, or for an object, waits no more."""
@@ -500,8 +515,19 @@ class ObjectTable:
             self._keep_openers(found, [each for each in found.openers if each[1] != process])
             if found.writer == process and found.key in self._creates:
                 self._give_up(found, f"object {found.key} was never written")
-            elif found.owner == process:
-                self._free(found)
+            elif found.owner == process or found.heirs:
+                if not self._passes_on(found, process):
+                    self._free(found)
+
+    def _passes_on(self, found: StoredObject, process: ProcessId) -> bool:
+        """`process` does not own it any more: whether others do."""
+        if not found.heirs:
+            return False
+        if found.owner == process:
+            found.owner = min(found.heirs)
+        found.heirs.discard(process)
+        found.heirs.discard(found.owner)
+        return True
 
     def _free(self, found: StoredObject) -> None:
         if not found.freed:

@@ -32,6 +32,8 @@ from actorlite.wire.objects import (
     Explained,
     ExplainObjects,
     FreeObjects,
+    HandOverObjects,
+    Heirs,
     ListObjects,
     Objects,
     OpenObject,
@@ -164,7 +166,8 @@ MAX_CHAIN = 64
 
 
 class Slot(_Message, frozen=True):
-    """A top-level argument given as a reference: its value (`payload`), or where to fetch it."""
+    """A top-level argument given as a reference: its value (`payload`), or where to fetch it (`ref`). Both when the
+    value lies in the store of the sender's node: if it is lost, its owner knows more."""
 
     position: int | str
     """Index of a positional argument, or name of a keyword argument."""
@@ -382,12 +385,25 @@ class Fetch(_Message, tag=32, frozen=True):
     id: int
     object: ObjectId
     value: bool
+    lost: str = ""
+    """The key of a stored value that was the answer, and is not in the store: have it made again."""
 
 
 class Exists(_Message, tag=33, frozen=True):
     """The object of fetch `id` is ready; its value stays with the owner."""
 
     id: int
+
+
+class HandOver(_Message, tag=38, frozen=True):
+    """The sender, which ends, gives an object to the receiver, which holds it: its value, or the error that it failed
+    with; neither if it does not exist yet. Answered by `Exists` when the receiver has registered with the owners of
+    what is in the value."""
+
+    id: int
+    object: ObjectId
+    value: Payload | None = None
+    failure: bytes = b""
 
 
 class StreamNext(_Message, tag=34, frozen=True):
@@ -625,9 +641,10 @@ RequestBody = (
     | ExplainObjects
     | JoinNode
     | HasObject
+    | HandOverObjects
 )
 ResponseBody = (
-    NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects | Explained | KnownNodes
+    NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects | Explained | KnownNodes | Heirs
 )
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
 Message = (
@@ -655,6 +672,7 @@ Message = (
     | Release
     | ActorEnded
     | Fetch
+    | HandOver
     | Exists
     | StreamNext
     | StreamClose

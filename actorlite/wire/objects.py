@@ -109,6 +109,20 @@ class ExplainObjects(_StoreMessage, tag=134, frozen=True):
     """Whom to ask, where the owner's node is told to."""
 
 
+class HandOverObjects(_StoreMessage, tag=137, frozen=True):
+    """The sender ends in good order, and asks which of `processes` live on. Those become owners of the objects that are
+    named with them: each frees its share, and the last one the object."""
+
+    processes: tuple[ProcessId, ...]
+    objects: tuple[tuple[str, tuple[ProcessId, ...]], ...] = ()
+
+
+class Heirs(_StoreMessage, tag=146, frozen=True):
+    """Those that live on."""
+
+    processes: tuple[ProcessId, ...]
+
+
 class Explained(_StoreMessage, tag=143, frozen=True):
     """Of each object: its key, what it is, and who holds it."""
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from actorlite.errors import ConnectionLost
+from actorlite.errors import ConnectionLost, ObjectLostError
 from actorlite.host import Entropy, WorkerSpec
 from actorlite.rpc.handshake import PYTHON
 from actorlite.rpc.hub import Hub
@@ -116,17 +116,30 @@ class Worker:
 
     async def fetch_slots(self, call: InboundCall) -> None:
         """Get the arguments that other processes own, and those that lie in the store. Raises what they failed with."""
+        if not await self._open_stored(call):
+            await self._open_stored(call)
         fetched: dict[int | str, Any] = {}
         refs = []
         for slot in call.foreign_slots:
             assert slot.ref is not None
             refs.append((slot.position, self.runtime.import_ref(*slot.ref)))
-        stored = {place: payload for place, payload in enumerate(call.payloads) if payload.kind == STORED}
-        opened = await self.runtime.stored.open_all(stored) if stored else {}
         for position, ref in refs:
             fetched[position] = await ref
         call.fetched = fetched
-        call.opened = opened or None
+
+    async def _open_stored(self, call: InboundCall) -> bool:
+        """False when some were lost, and are to be fetched from their owner."""
+        stored = {place: payload for place, payload in enumerate(call.payloads) if payload.kind == STORED}
+        try:
+            call.opened = await self.runtime.stored.open_all(stored) if stored else None
+        except ObjectLostError as error:
+            # A call of an actor keeps its turn while its argument is made again. A task is sent once more by its
+            # owner, and does not hold a CPU meanwhile.
+            if call.actor is None or not call.ask_for_stored():
+                raise
+            error.__traceback__ = None  # it knows our frames, and through them what is fetched next
+            return False
+        return True
 
     def cancel_call(self, call: InboundCall, *, force: bool = False, recursive: bool = True) -> None:
         """Stop a call and what it submitted: one that waits never runs, a coroutine is cancelled, plain code is told,
@@ -156,7 +169,7 @@ class Worker:
 
     async def _retire(self, peer: Peer, body: Retire) -> Yes:
         if body.orphaned:
-            await self.tasks.end_all()
+            await asyncio.gather(self.tasks.end_all(), self.runtime.handover.give())
         return Yes(not self.runtime.exports.is_needed and not len(self.actors))
 
     def _peer_lost(self, peer: Peer, error: ConnectionLost | None) -> None:

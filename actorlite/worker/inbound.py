@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from actorlite.definitions import CallKind
 from actorlite.errors import ActorError, ActorliteError, Outcome
 from actorlite.ids import ObjectId, ProcessId, object_id
@@ -231,7 +233,19 @@ class InboundCall(RunningCall):
     @property
     def foreign_slots(self) -> list[Slot]:
         """Arguments whose values must be fetched from other processes first."""
-        return [slot for slot in self.message.slots if slot.ref is not None]
+        return [slot for slot in self.message.slots if slot.payload is None]
+
+    def ask_for_stored(self) -> bool:
+        """From now on the arguments that lie in the store are fetched from their owner, who knows what became of them.
+        False when there are none."""
+        slots = [
+            Slot(slot.position, None, slot.ref) if slot.payload is not None and slot.payload.kind == STORED else slot
+            for slot in self.message.slots
+        ]
+        if slots == list(self.message.slots):
+            return False
+        self.message = structs.replace(self.message, slots=tuple(slots))
+        return True
 
     def arguments(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """The decoded arguments. Raises what unpickling raises: that is user code too."""
@@ -250,10 +264,11 @@ class InboundCall(RunningCall):
         self.parts = ()
         if not slots:
             return args, kwargs
+        fetched, self.fetched = self.fetched, None
         args = list(args)
         inlined = iter(values[1:])
         for slot in slots:
-            value = next(inlined) if slot.payload is not None else (self.fetched or {})[slot.position]
+            value = next(inlined) if slot.payload is not None else (fetched or {})[slot.position]
             if isinstance(slot.position, int):
                 args[slot.position] = value
             else:

@@ -19,7 +19,7 @@ import actorlite as al
 from actorlite import shared_node
 from actorlite.config import Settings
 from actorlite.context import current_call
-from actorlite.errors import NodeDiedError, ObjectLostError, ObjectStoreFullError, WorkerCrashedError
+from actorlite.errors import NodeDiedError, ObjectLostError, ObjectStoreFullError, OwnerDiedError, WorkerCrashedError
 
 from ..arrays import Floats, MiB, pattern
 
@@ -239,3 +239,61 @@ async def test_a_worker_that_was_cut_off_reads_what_it_read_until_it_ends(
     del call
     assert (await (await al.put(pattern(2, 7.9), timeout=5)) == pattern(2, 7.9)).all()
     await store_is_empty()
+
+
+class Owner(al.Actor):
+    async def own(self) -> tuple[int, list[al.ObjectRef[Any]]]:
+        @al.remote
+        async def never() -> None:
+            await asyncio.Event().wait()
+
+        return os.getpid(), [never.remote(), await al.put(pattern(1)), await al.put("small")]
+
+
+async def test_whoever_waits_for_what_a_killed_process_owns_is_told(session: al.Session) -> None:
+    pid, refs = await Owner.remote().own()
+    keeper = Keeper.remote()
+    await keeper.keep([refs])
+    assert (await refs[1])[0] == 1
+    waiting = [asyncio.ensure_future(refs[0]), asyncio.create_task(refs[0].ready())]
+    await asyncio.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(OwnerDiedError, match=f"the owner of object .* is gone: worker pid {pid} .*SIGKILL"):
+            await waiting[0]
+        await waiting[1]
+        with pytest.raises(OwnerDiedError, match="SIGKILL"):
+            await refs[2]
+    assert (await refs[1])[0] == 1  # it was opened before
+    del refs, keeper
+    await store_is_empty()
+
+
+async def test_a_driver_that_is_killed_hands_over_nothing_but_its_workers_do(tmp_path: Path) -> None:
+    place = shared_node.Place.at(f"uds://{tmp_path}/n/node.sock", Settings(runtime_root=str(tmp_path)))
+    async with shared_node.running(place, shared_node.Wanted(num_cpus=2, object_store_memory=8 * MiB)) as node:
+        async with al.init(node.address) as staying:
+            ending = await al.init(node.address)
+            with ending.use():
+                refs = [await al.put(pattern(1)), *(await Owner.remote().own())[1][1:]]
+            with staying.use():
+                holder = Holder.remote()
+                await holder.hold(refs)
+                await ending.runtime.hub.aclose()  # as the kernel does when a process is killed
+                for each in range(3):
+                    if each:
+                        assert await holder.first(each) == (1.0 if each == 1 else "s")
+                    else:
+                        with pytest.raises(OwnerDiedError, match="the driver .* ended"):
+                            await holder.first(each)
+            await ending.shutdown()
+            del refs
+            await holder.hold([])
+
+
+class Holder(al.Actor):
+    async def hold(self, refs: list[al.ObjectRef[Any]]) -> None:
+        self.refs = refs
+
+    async def first(self, which: int) -> Any:
+        return (await self.refs[which])[0]

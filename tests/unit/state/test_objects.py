@@ -567,6 +567,42 @@ def test_what_a_lost_process_owned_is_freed():
     assert not table.objects
 
 
+def test_what_was_handed_over_is_freed_by_the_last_of_its_owners():
+    table = ObjectTable(pages(4))
+    put(table, "a")
+    table.inherit("a", [WORKER, OTHER, DRIVER])
+    table.owner_gone(DRIVER)
+    table.free("a", DRIVER)  # it comes late
+    assert table.objects["a"].owner == min(WORKER, OTHER)
+    table.free("a", WORKER)
+    assert [type(each) for each in table.open(1, "a", OTHER)] == [Granted]
+    table.close("a", OTHER)
+    table.free("a", OTHER)
+    assert not table.objects and not table.allocator.used_bytes
+
+
+@pytest.mark.parametrize("end", ["owner_gone", "process_gone"])
+def test_an_heir_that_is_lost_owns_nothing(end: str):
+    table = ObjectTable(pages(4))
+    put(table, "a")
+    table.inherit("a", [WORKER])
+    getattr(table, end)(WORKER)
+    assert "a" in table.objects
+    getattr(table, end)(DRIVER)
+    assert not table.objects
+
+
+def test_what_is_gone_is_not_inherited():
+    table = ObjectTable(pages(4))
+    put(table, "a")
+    table.open(1, "a", OTHER)
+    table.free("a", DRIVER)
+    table.inherit("a", [WORKER])
+    table.inherit("b", [WORKER])
+    table.close("a", OTHER)
+    assert not table.objects
+
+
 def test_what_a_lost_process_was_reading_is_unpinned():
     table = full("a", "b", reader=WORKER)
     table.open(1, "a", WORKER)
@@ -648,7 +684,7 @@ class Item:
 
     key: Key
     units: int
-    owner: ProcessId
+    owners: set[ProcessId]
     writer: ProcessId
     claimed: bool
     state: str = "waits"
@@ -723,7 +759,7 @@ class TableMachine(RuleBasedStateMachine):
             ]
             return
         self.keys.append(key)
-        self.items[key] = Item(key, units, owner, writer, claimed=owner == writer)
+        self.items[key] = Item(key, units, {owner}, writer, claimed=owner == writer)
         self.requests[request] = key, writer
         self.creates.append(request)
         self.do(self.table.create(request, key, size, owner, writer))
@@ -780,8 +816,17 @@ class TableMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def free(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(list(self.items)))
-        self.let_go(self.items[key])
-        self.do(self.table.free(key))
+        by = data.draw(st.sampled_from([None, *self.alive]))
+        if by is None or not self.others_own(self.items[key], by):
+            self.let_go(self.items[key])
+        self.do(self.table.free(key, by))
+
+    def others_own(self, item: Item, process: ProcessId) -> bool:
+        """It does not any more."""
+        if len(item.owners) == 1:
+            return False
+        item.owners.discard(process)
+        return True
 
     def let_go(self, item: Item) -> None:
         item.freed = True
@@ -789,7 +834,10 @@ class TableMachine(RuleBasedStateMachine):
 
     # One rule for what would otherwise end most objects before they have seen anything.
     @precondition(lambda self: self.keys)
-    @rule(data=st.data(), what=st.sampled_from(["nothing_happens", "claim", "withdraw", "lose", "lose_connection"]))
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["nothing_happens", "claim", "inherit", "withdraw", "lose", "lose_connection"]),
+    )
     def seldom(self, data: st.DataObject, what: str) -> None:
         getattr(self, what)(data)
 
@@ -816,6 +864,14 @@ class TableMachine(RuleBasedStateMachine):
             if key in self.items and not self.items[key].claimed:
                 self.let_go(self.items[key])
         self.do(self.table.free_unclaimed(keys))
+
+    def inherit(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.keys))
+        heirs = data.draw(st.lists(st.sampled_from(self.alive), unique=True))
+        self.table.inherit(key, heirs)
+        if key in self.items and not self.items[key].freed:
+            self.items[key].claimed = True
+            self.items[key].owners.update(heirs)
 
     def withdraw(self, data: st.DataObject) -> None:
         if self.requests:
@@ -853,7 +909,7 @@ class TableMachine(RuleBasedStateMachine):
         for request in [request for request, (_, asking) in self.requests.items() if asking == process]:
             self.forget_request(request)
         for item in self.items.values():
-            if item.owner == process:
+            if process in item.owners and not self.others_own(item, process):
                 self.let_go(item)
 
     # Rules of the disk.
@@ -1005,7 +1061,7 @@ class TableMachine(RuleBasedStateMachine):
         for writer in self.alive:
             mine = [item for item in self.items.values() if item.writer == writer and not item.claimed]
             assert self.table.unclaimed_of(writer) == [item.key for item in mine]
-            assert self.table.unclaimed_of(writer, DRIVER) == [item.key for item in mine if item.owner == DRIVER]
+            assert self.table.unclaimed_of(writer, DRIVER) == [item.key for item in mine if DRIVER in item.owners]
 
     @invariant()
     def nobody_waits_without_a_reason(self) -> None:

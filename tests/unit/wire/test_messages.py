@@ -33,6 +33,7 @@ from actorlite.wire.messages import (
     Exists,
     Failed,
     Fetch,
+    HandOver,
     Hello,
     Hop,
     Identity,
@@ -95,6 +96,8 @@ from actorlite.wire.objects import (
     Explained,
     ExplainObjects,
     FreeObjects,
+    HandOverObjects,
+    Heirs,
     ListedObject,
     ListObjects,
     Objects,
@@ -281,7 +284,19 @@ GOLDEN = {
     ),
     "fetch": (
         Fetch(7, OBJECT, True),
-        "942007bd303031313232333334343535363637372d303030303030303030303061c3",
+        "952007bd303031313232333334343535363637372d303030303030303030303061c3a0",
+    ),
+    "fetch what was lost": (
+        Fetch(7, OBJECT, True, "k-1"),
+        "952007bd303031313232333334343535363637372d303030303030303030303061c3a36b2d31",
+    ),
+    "hand over": (
+        HandOver(7, OBJECT, SMALL),
+        "952607bd303031313232333334343535363637372d3030303030303030303030619401c401800090c400",
+    ),
+    "hand over a failure": (
+        HandOver(7, OBJECT, failure=b"failure"),
+        "952607bd303031313232333334343535363637372d303030303030303030303061c0c4076661696c757265",
     ),
     "exists": (
         Exists(7),
@@ -471,6 +486,14 @@ GOLDEN = {
     "explained": (
         Response(1, Explained((("w-1", "put", ("a reference here",)),))),
         "95290192cc8f9193a3772d31a370757491b061207265666572656e63652068657265a0a0",
+    ),
+    "hand over objects": (
+        Request(7, HandOverObjects(("p", "q"), (("k-1", ("p",)),))),
+        "93280793cc8992a170a1719192a36b2d3191a170",
+    ),
+    "heirs": (
+        Response(7, Heirs(("p",))),
+        "95290792cc9291a170a0a0",
     ),
     "list objects": (
         Request(1, ListObjects()),
