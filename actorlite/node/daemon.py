@@ -12,11 +12,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from msgspec import structs
-
 from actorlite.errors import ConnectionLost
 from actorlite.host import Entropy, Spawner
 from actorlite.ids import ProcessId
+from actorlite.node.deaths import Deaths
 from actorlite.node.desk import LeaseDesk
 from actorlite.node.members import Members
 from actorlite.node.storefront import Storefront, StoreOptions
@@ -28,7 +27,6 @@ from actorlite.state.leases import LeaseTable
 from actorlite.transport import Address
 from actorlite.wire.messages import (
     Blocked,
-    Death,
     Ending,
     Identity,
     KillWorker,
@@ -51,12 +49,7 @@ from actorlite.wire.objects import HandOverObjects, Heirs
 
 logger = logging.getLogger("actorlite.node")
 
-EXIT_REPORT_S = 2.0
-"""How long a process whose connection ended may take to end; after that it counts as still running."""
-
 DYING_S = 0.5
-
-MAX_DEPARTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +74,6 @@ class Node:
         self._entropy = entropy
         self._on_stop = on_stop
         self._jobs: dict[ProcessId, Job] = {}
-        self._departed: dict[ProcessId, str] = {}
         self._said_capacity = Capacity(options.cpu_units, 1)
         self._handlers = Handlers()
         identity = Identity(options.process, "node", "", options.pid, PYTHON)
@@ -96,6 +88,7 @@ class Node:
         self.members = Members(self.hub, self._handlers, self._load, self._nodes_changed)
         self.store = Storefront(self.hub, self._handlers, options.store, self.members)
         self.workers = WorkerPool(place, self._spawner, self._entropy, soft_limit, self._worker_ended)
+        self.deaths = Deaths(self.workers, self.members)
         self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs, self.members)
         self._handlers.on_messages(
             {
@@ -111,8 +104,8 @@ class Node:
                 RegisterWorker: self._register_worker,
                 LeaseWorker: self.desk.lease,
                 ReturnLease: self.desk.return_lease,
-                KillWorker: self._kill_worker,
-                WhyDied: self._why_died,
+                KillWorker: self.deaths.kill_worker,
+                WhyDied: self.deaths.why_died,
                 NodeStatus: self._status,
                 StopNode: self._stop_node,
                 HandOverObjects: self._hand_over,
@@ -177,44 +170,9 @@ class Node:
     def _node_lost(self, node: ProcessId) -> None:
         self.store.node_lost(node)
         for worker in self.desk.node_lost(node):
-            self._depart(worker, self.members.lost[node])
-
-    def _depart(self, process: ProcessId, text: str) -> None:
-        self._departed[process] = text
-        while len(self._departed) > MAX_DEPARTED:
-            del self._departed[next(iter(self._departed))]
+            self.deaths.depart(worker, self.members.lost[node])
 
     # --- ends
-
-    async def _kill_worker(self, peer: Peer, body: KillWorker) -> Yes:
-        record = self.workers.records.get(body.process)
-        if record is None:
-            killed = None if body.here else await self.members.ask(structs.replace(body, here=True), _is_yes)
-            return Yes(killed is not None)
-        self.workers.kill(record, "a caller asked for it with al.kill()")
-        await record.ended.wait()
-        return Yes(True)
-
-    async def _why_died(self, peer: Peer, body: WhyDied) -> Death | Yes:
-        record = self.workers.records.get(body.process)
-        if record is not None:
-            try:
-                async with asyncio.timeout(EXIT_REPORT_S):
-                    await record.ended.wait()
-            except TimeoutError:
-                return Death(False, f"worker pid {record.pid} closed its connection but still runs", record.pid)
-        report = self.workers.reports.get(body.process)
-        if report is not None:
-            return Death(True, report[1], report[0])
-        if (text := self._departed.get(body.process)) is not None:
-            return Death(True, text)
-        if body.here:
-            return Yes(False)
-        said = await self.members.ask(structs.replace(body, here=True), lambda answer: isinstance(answer, Death))
-        if said is not None:
-            death: Death = said[1]
-            return death
-        return Death(True, f"process {body.process} is not known to {'any' if self.members.views else 'its'} node")
 
     def _worker_ended(self, record: WorkerRecord, text: str) -> None:
         self._jobs.pop(record.process, None)
@@ -232,7 +190,7 @@ class Node:
         self.store.process_lost(process)
         if peer.identity.role == "driver":
             job = self._jobs.pop(process, None)
-            self._depart(process, f"the driver pid {peer.identity.pid} ended or closed its session")
+            self.deaths.depart(process, f"the driver pid {peer.identity.pid} ended or closed its session")
             self.members.tell(ProcessEnded(process, job.name if job is not None else ""))
             self.desk.owner_gone(process)
             if job is not None:
@@ -280,7 +238,3 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node pid={self.options.pid} {self.table!r} jobs={len(self._jobs)}>"
-
-
-def _is_yes(answer: object) -> bool:
-    return isinstance(answer, Yes) and answer.value

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from actorlite.definitions import ActorDefinition, FunctionDefinition
@@ -54,7 +55,7 @@ from actorlite.wire.messages import (
     Yes,
 )
 from actorlite.wire.nodes import Capacity
-from actorlite.wire.objects import Explained, ExplainObjects, Objects, PinsWanted
+from actorlite.wire.objects import ExplainObjects, Objects, PinsWanted
 from actorlite.wire.serialize import decode
 
 T = TypeVar("T")
@@ -129,7 +130,7 @@ class ProcessRuntime:
                 ResolveActor: self.directory.resolve,
                 KillActor: self.directory.killed,
                 CancelWork: self._cancel_for,
-                ExplainObjects: self._explain,
+                ExplainObjects: partial(explain, self),
             }
         )
 
@@ -258,9 +259,6 @@ class ProcessRuntime:
     async def put(self, value: Any, timeout: float | None = None) -> ObjectRef[Any]:
         self.check_open()
         return await self.stored.put(value, timeout)
-
-    async def _explain(self, peer: Peer, body: ExplainObjects) -> Explained:
-        return explain(self, body.keys)
 
     async def list_objects(self) -> Objects:
         return await self.on_own_loop(self.stored.client.list_objects())

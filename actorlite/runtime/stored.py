@@ -26,11 +26,12 @@ from actorlite.errors import (
 from actorlite.ids import ProcessId
 from actorlite.loading import load
 from actorlite.refs import ELSEWHERE, Failure, ObjectRef, block_on
+from actorlite.rpc.peer import Peer
 from actorlite.runtime.lineage import PUT, Origin
 from actorlite.runtime.waiting import check_timeout
 from actorlite.store.client import DEFAULT_TIMEOUT_S, STORE_BYTES, Holding, StoreClient
 from actorlite.wire.messages import Payload
-from actorlite.wire.objects import Explained, Stored, decode_stored, encode_stored
+from actorlite.wire.objects import Explained, ExplainObjects, Stored, decode_stored, encode_stored
 from actorlite.wire.serialize import STORED, Encoded, encode, settled
 
 if TYPE_CHECKING:
@@ -359,10 +360,10 @@ def inherit(runtime: ProcessRuntime, ref: ObjectRef[Any], holding: Holding) -> N
         runtime.stored.bring(ref)
 
 
-def explain(runtime: ProcessRuntime, keys: Sequence[str]) -> Explained:
-    """What own objects are, and who holds them."""
+async def explain(runtime: ProcessRuntime, peer: Peer, body: ExplainObjects) -> Explained:
+    """Handler: what own objects are, and who holds them."""
     found = []
-    for key in keys:
+    for key in body.keys:
         holding = runtime.stored.client.holdings.get(key)
         if holding is not None:
             ref = holding.ref() if holding.ref is not None else None

@@ -15,7 +15,7 @@ import pytest_asyncio
 import actorlite as al
 from actorlite.context import current_runtime
 from actorlite.errors import ActorDiedError, ActorliteError
-from actorlite.node import daemon
+from actorlite.node import deaths
 from actorlite.rpc import hub
 from actorlite.testing.cluster import local_cluster
 from actorlite.testing.faults import FaultyTransport
@@ -200,7 +200,7 @@ class Asking(al.Actor):
 async def test_a_large_result_is_not_made_twice_because_its_connection_broke(
     faulty: al.Session, kept: Kept, method: str, empty: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon, "EXIT_REPORT_S", 0.02)
+    monkeypatch.setattr(deaths, "EXIT_REPORT_S", 0.02)
     counting, asking = Counting.remote(), Asking.remote()
     await al.ready(counting)
     for seed in range(24):
