@@ -101,6 +101,9 @@ class StoredValues:
 
     def write_here(self, encoded: Encoded, owner: ProcessId) -> Encoded:
         """`write_for` for a thread, which waits for it."""
+        placed = place_for(self._runtime, encoded, owner)
+        if placed is not None:
+            return placed
         writing = asyncio.run_coroutine_threadsafe(self.write_for(encoded, owner), self._runtime.loop)
         try:
             return block_on(writing, None)
@@ -166,6 +169,7 @@ class StoredValues:
 
     def let_go(self) -> None:
         """The node is short of room: values that are only at hand go, those that user code holds stay."""
+        self.client.slabs.give_back()
         at_hand, self._at_hand = self._at_hand, []
         for each in at_hand:
             ref = each()
@@ -243,6 +247,22 @@ class StoredValues:
 
     def __repr__(self) -> str:
         return f"<StoredValues at hand={len(self._at_hand)}>"
+
+
+def place_for(runtime: ProcessRuntime, encoded: Encoded, owner: ProcessId) -> Encoded | None:
+    """`StoredValues.write_for`, at once: None when no room is at hand. From any thread."""
+    stored = runtime.stored.client.slabs.place(encoded, owner)
+    return None if stored is None else Encoded(STORED, encode_stored(stored), (), encoded.handles)
+
+
+def place_arguments(runtime: ProcessRuntime, encoded: Encoded, name: str) -> Encoded | None:
+    """The arguments of a call, kept in the store by what is returned: None when no room is at hand. From any thread."""
+    client = runtime.stored.client
+    stored = client.slabs.place(encoded, runtime.process)
+    if stored is None:
+        return None
+    holding = Holding(client, stored, f"arguments of {name}()", "")
+    return Encoded(STORED, holding.packed, (), encoded.handles, holding)
 
 
 async def store_arguments(call: Outbound) -> None:

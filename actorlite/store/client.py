@@ -22,6 +22,7 @@ from actorlite.rpc.descriptors import Descriptors, connect_descriptors
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.store.segment import Segment, layout, segments_here
+from actorlite.store.slabs import LeasedSlabs
 from actorlite.wire.messages import encode
 from actorlite.wire.objects import (
     AbandonObject,
@@ -70,6 +71,8 @@ class StoreScope(Protocol):
     @property
     def node_peer(self) -> Peer: ...
 
+    def in_loop(self) -> bool: ...
+
     async def why_node_gone(self, otherwise: str) -> str: ...
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]: ...
@@ -117,6 +120,7 @@ class StoreClient:
         self.holdings: WeakValueDictionary[str, Holding] = WeakValueDictionary()
         self._flush_due = False
         self._closed = False
+        self.slabs = LeasedSlabs(scope, self._attached, self._request, self._prepare)
 
     # --- writing
 
@@ -125,6 +129,11 @@ class StoreClient:
 
         Raises `ObjectStoreFullError`, `NodeDiedError`, `SessionClosedError`. Cancelled, it leaves nothing behind.
         """
+        stored = self.slabs.place(encoded, owner)
+        if stored is None and await self.slabs.coming(encoded):
+            stored = self.slabs.place(encoded, owner)
+        if stored is not None:
+            return stored
         # Owned by the runtime: a cancelled caller must not leave an object that nobody knows of.
         writing = self._scope.spawn(self._write(encoded, owner, timeout_s))
         try:
@@ -156,6 +165,13 @@ class StoreClient:
             raise
         peer.tell(encode(SealObjects((key,))))
         return Stored(peer.identity.process, key, total, encoded.kind, sizes)
+
+    async def _prepare(self, offset: int, size: int) -> None:
+        """Have a range mapped that is about to be written to."""
+        segment = await self._attached()
+        if not segment.is_prepared(offset, size):
+            with contextlib.suppress(RuntimeError):  # no thread can be started: the pages come one by one
+                await self._scope.loop.run_in_executor(self._get_threads(), segment.prepare, offset, size)
 
     def _unwanted(self, writing: asyncio.Task[Stored]) -> None:
         if not writing.cancelled() and writing.exception() is None:
@@ -299,6 +315,7 @@ class StoreClient:
         """The session is over. Views stay valid. Idempotent."""
         if self._closed:
             return
+        self.slabs.close()
         if self._freed or self._released:
             self._flush()
         self._closed = True

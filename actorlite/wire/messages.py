@@ -21,11 +21,14 @@ from actorlite.wire.objects import (
     Explained,
     ExplainObjects,
     FreeObjects,
+    Leased,
+    LeaseRoom,
     ListObjects,
     Objects,
     OpenObject,
     PinsWanted,
     Placed,
+    PlaceObjects,
     ReaderLost,
     SealObjects,
     StoreInfo,
@@ -592,8 +595,9 @@ RequestBody = (
     | OpenObject
     | ListObjects
     | ExplainObjects
+    | LeaseRoom
 )
-ResponseBody = NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects | Explained
+ResponseBody = NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects | Explained | Leased
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
 Message = (
     Hello
@@ -636,6 +640,7 @@ Message = (
     | CloseObjects
     | ReaderLost
     | PinsWanted
+    | PlaceObjects
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -13,7 +13,7 @@ from actorlite.errors import ActorError, ActorliteError, Outcome
 from actorlite.ids import ObjectId, object_id
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
-from actorlite.runtime.stored import is_large
+from actorlite.runtime.stored import is_large, place_for
 from actorlite.transport import Buffer
 from actorlite.wire.messages import (
     ACTOR_DIED,
@@ -263,7 +263,10 @@ class InboundCall(RunningCall):
                 if not is_large(encoded):
                     encoded = settled(encoded, value)
                 elif self.worker.runtime.in_loop():
-                    return LargeValue(copied(encoded)), encoded.handles
+                    placed = _placed(self, encoded)
+                    if placed is None:
+                        return LargeValue(copied(encoded)), encoded.handles
+                    encoded = placed
                 else:
                     encoded = self.worker.runtime.stored.write_here(encoded, self.peer.identity.process)
                 payload, parts = pack(encoded, own)
@@ -318,6 +321,16 @@ def _many(call: InboundCall, value: Any, wanted: int, own: str) -> Answer:
 def _encoded_of_many(call: InboundCall, value: Any) -> Encoded:
     runtime = call.worker.runtime
     encoded = encode_value(value, copy=False)
-    if is_large(encoded) and not runtime.in_loop():
-        return runtime.stored.write_here(encoded, call.peer.identity.process)
+    if is_large(encoded):
+        if not runtime.in_loop():
+            return runtime.stored.write_here(encoded, call.peer.identity.process)
+        if (placed := _placed(call, encoded)) is not None:
+            return placed
     return settled(encoded, value)
+
+
+def _placed(call: InboundCall, encoded: Encoded) -> Encoded | None:
+    """A large result in the store at once, if room for it is at hand. On the loop."""
+    if not call.peer.is_open:
+        return None  # nobody is there who could own it
+    return place_for(call.worker.runtime, encoded, call.peer.identity.process)
