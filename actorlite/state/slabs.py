@@ -19,6 +19,8 @@ from actorlite.state.objects import Command, Key, ObjectTable, Place, Refused, S
 SLAB_BYTES = 8 << 20
 SHARE_OF_SLAB = 32
 """A slab is at most this part of the store,"""
+MIN_SLAB_BYTES = 512 << 10
+"""and smaller ones are not lent: no value would fit in;"""
 SHARE_OF_SLABS = 8
 """all together are this,"""
 SHARE_TO_SPARE = 4
@@ -86,7 +88,12 @@ class Slabs:
         """A slab for `writer`, pinned; None when there is no room to spare. To give it back is to abandon it."""
         table = self._table
         size = self.slab_bytes
-        if not size or table.waiting or key in table.objects or sum(self.leased.values()) + size > self._most:
+        if (
+            size < MIN_SLAB_BYTES
+            or table.waiting
+            or key in table.objects
+            or sum(self.leased.values()) + size > self._most
+        ):
             return None
         if table.allocator.free_bytes - size < self._spare:
             return None

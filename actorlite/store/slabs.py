@@ -10,13 +10,16 @@ Invariant: what is said to the node is said in the order in which it happened, o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 from actorlite.errors import ActorliteError
 from actorlite.ids import ProcessId
@@ -101,7 +104,10 @@ class LeasedSlabs:
         """When a value was last to be written here."""
         self._not_before = 0.0
         self._returning: asyncio.TimerHandle | None = None
+        self._size = 0
+        """Of the last slab."""
         self._closed = False
+        _all.add(self)
 
     def place(self, encoded: Encoded, owner: ProcessId) -> Stored | None:
         """Copy an encoded value into a slab, for `owner` to free; None when none is at hand. From any thread."""
@@ -122,7 +128,8 @@ class LeasedSlabs:
         if in_loop:
             self._tend()
         elif not self._scope.loop.is_closed():
-            self._scope.loop.call_soon_threadsafe(self._tend)
+            with contextlib.suppress(RuntimeError):  # it is closed by another thread meanwhile
+                self._scope.loop.call_soon_threadsafe(self._tend)
         return stored
 
     async def coming(self, encoded: Encoded) -> bool:
@@ -206,9 +213,6 @@ class LeasedSlabs:
             self._leasing = self._scope.spawn(self._lease())
             self._leasing.add_done_callback(self._leased)
 
-    _size = 0
-    """Of the last slab."""
-
     def _say(self) -> None:
         unsaid = self._unsaid
         while unsaid:
@@ -260,3 +264,15 @@ class LeasedSlabs:
     def __repr__(self) -> str:
         left = sum(each.end - each.offset for each in self._slabs)
         return f"<LeasedSlabs {len(self._slabs)} with {left} bytes left>"
+
+
+_all: WeakSet[LeasedSlabs] = WeakSet()
+
+
+def _forget_in_child() -> None:
+    """What was leased is the parent's: a child that writes there would overwrite the parent's values."""
+    for each in list(_all):
+        each._slabs, each._closed, each._lock = [], True, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
