@@ -25,6 +25,8 @@ SHARE_OF_SLABS = 8
 """all together are this,"""
 SHARE_TO_SPARE = 4
 """and this is left free: room is lent only while there is plenty."""
+SCATTERED = 1 / 3
+"""While free memory is more scattered than this nothing is lent: values of their own fill the gaps."""
 _MARK = "-s"
 
 
@@ -95,7 +97,7 @@ class Slabs:
             or sum(self.leased.values()) + size > self._most
         ):
             return None
-        if table.allocator.free_bytes - size < self._spare:
+        if table.allocator.free_bytes - size < self._spare or table.allocator.fragmentation > SCATTERED:
             return None
         offset = table.allocator.allocate(size)
         if offset is None:

@@ -251,6 +251,7 @@ class StoreClient:
 
     async def _open(self, stored: Stored, timeout_s: float) -> Encoded:
         segment = await self._attached()
+        self.slabs.say()
         peer = self._scope.node_peer
         if stored.node != peer.identity.process:
             raise ObjectLostError(f"object {stored.key} is in the store of another node ({stored.node})")
@@ -287,6 +288,7 @@ class StoreClient:
     def _flush(self) -> None:
         # Cleared first: what is dropped from now on, on another thread, wakes the loop again.
         self._flush_due = False
+        self.slabs.say()
         peer = self._scope.node_peer
         reads: dict[str, int] = {}
         while self._released:
@@ -303,9 +305,11 @@ class StoreClient:
     def reader_lost(self, process: ProcessId) -> None:
         """What was written for it, and did not arrive, is nobody's."""
         if self._segment is not None and not self._closed:
+            self.slabs.say()
             self._scope.node_peer.tell(encode(ReaderLost(process)))
 
     async def list_objects(self) -> Objects:
+        self.slabs.say()
         found = await self._request(ListObjects())
         if not isinstance(found, Objects):
             raise ActorliteError(f"the node answered a question about its store with {found!r}")

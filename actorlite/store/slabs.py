@@ -25,7 +25,7 @@ from actorlite.errors import ActorliteError
 from actorlite.ids import ProcessId
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
-from actorlite.state.slabs import rounded, slab_key
+from actorlite.state.slabs import SLAB_BYTES, rounded, slab_key
 from actorlite.store.segment import Segment, layout
 from actorlite.wire.messages import encode
 from actorlite.wire.objects import AbandonObject, Leased, LeaseRoom, PlaceObjects, Stored
@@ -92,11 +92,13 @@ class LeasedSlabs:
         self._prepare = prepare
         self._segment: Segment | None = None
         self._largest = SLAB_VALUE_BYTES
+        self._largest_fixed = SLAB_BYTES // 2
         self._slabs: list[_Slab] = []
         """The first is written to."""
         self._lock = threading.Lock()
         """Guards the slabs, held while a value is copied: the loop does not wait for it to write one."""
-        self._unsaid: deque[PlaceObjects | AbandonObject] = deque()
+        self._unsaid: deque[tuple[str, int, str, int, ProcessId] | AbandonObject] = deque()
+        self._tending = False
         self._numbers = itertools.count(1)
         self._leasing: asyncio.Task[None] | None = None
         self._streak = 0
@@ -109,11 +111,17 @@ class LeasedSlabs:
         self._closed = False
         _all.add(self)
 
-    def place(self, encoded: Encoded, owner: ProcessId) -> Stored | None:
-        """Copy an encoded value into a slab, for `owner` to free; None when none is at hand. From any thread."""
+    def place(self, encoded: Encoded, owner: ProcessId, *, fix: bool = False) -> Stored | None:
+        """Copy an encoded value into a slab, for `owner` to free; None when none is at hand. From any thread.
+
+        With `fix` its buffers may be written to afterwards: without a slab they would be copied all the same, to memory
+        that the kernel must find first, so that larger ones are taken, too.
+        """
         sizes = (len(encoded.data), *[each.nbytes for each in encoded.buffers])
-        if sum(sizes) > self._largest:
-            return None
+        size = sum(sizes)
+        if size > self._largest:
+            if not fix or size > self._largest_fixed or all(each.readonly for each in encoded.buffers):
+                return None
         self._note()
         slabs = self._slabs
         if not slabs and not self._due():
@@ -125,15 +133,30 @@ class LeasedSlabs:
                 stored = self._place(encoded, owner, sizes)
             finally:
                 self._lock.release()
-        if in_loop:
-            self._tend()
-        elif not self._scope.loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # it is closed by another thread meanwhile
-                self._scope.loop.call_soon_threadsafe(self._tend)
+        self._tend_soon(in_loop)
         return stored
+
+    def say(self) -> None:
+        """Tell the node what was placed, in one message for all since the last. On the loop; it does so by itself, but
+        not before what is said now."""
+        placed: list[tuple[str, int, str, int, ProcessId]] = []
+        unsaid, peer = self._unsaid, self._scope.node_peer
+        while unsaid:
+            each = unsaid.popleft()
+            if type(each) is tuple:
+                placed.append(each)
+                continue
+            if placed:
+                peer.tell(encode(PlaceObjects(tuple(placed))))
+                placed = []
+            peer.tell(encode(each))
+        if placed:
+            peer.tell(encode(PlaceObjects(tuple(placed))))
 
     async def coming(self, encoded: Encoded) -> bool:
         """Wait for the slab that is on its way, if one is that could take the value. On the loop."""
+        if self._tending:
+            self._lease_if_due()
         if self._leasing is None or encoded.total_bytes > self._largest:
             return False
         await asyncio.wait((self._leasing,))
@@ -177,7 +200,7 @@ class LeasedSlabs:
         key = slab_key(scope.process, next(self._numbers))
         # Taken before it is said: whoever is interrupted between the two leaves a gap, which the node sees.
         slab.offset = start + rounded(total)
-        self._unsaid.append(PlaceObjects(((slab.key, start, key, total, owner),)))
+        self._unsaid.append((slab.key, start, key, total, owner))
         return Stored(scope.node_peer.identity.process, key, total, encoded.kind, sizes)
 
     def _find(self, size: int) -> _Slab | None:
@@ -203,20 +226,30 @@ class LeasedSlabs:
             slabs, self._slabs = self._slabs, []
             for slab in slabs:
                 self._return(slab)
-        self._say()
+        self.say()
+
+    def _tend_soon(self, in_loop: bool) -> None:
+        if self._tending:
+            return
+        self._tending = True
+        if in_loop:
+            self._scope.loop.call_soon(self._tend)
+        elif not self._scope.loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # it is closed by another thread meanwhile
+                self._scope.loop.call_soon_threadsafe(self._tend)
 
     def _tend(self) -> None:
         """Tell the node what was placed, and see to it that there is room for the next."""
-        self._say()
+        # Cleared first: what is placed from now on, on another thread, wakes the loop again.
+        self._tending = False
+        self.say()
+        self._lease_if_due()
+
+    def _lease_if_due(self) -> None:
         slabs = self._slabs
         if len(slabs) < AT_ONCE and self._due() and not (slabs and 2 * (slabs[0].end - slabs[0].offset) > self._size):
             self._leasing = self._scope.spawn(self._lease())
             self._leasing.add_done_callback(self._leased)
-
-    def _say(self) -> None:
-        unsaid = self._unsaid
-        while unsaid:
-            self._scope.node_peer.tell(encode(unsaid.popleft()))
 
     async def _lease(self) -> None:
         key = f"{self._scope.process}-{next(self._scope.hub.numbers)}"
@@ -246,6 +279,7 @@ class LeasedSlabs:
             self._slabs.append(slab)
         self._size = slab.end - slab.offset
         self._largest = min(SLAB_VALUE_BYTES, self._size // VALUES_PER_SLAB)
+        self._largest_fixed = self._size // 2
         if self._returning is None:
             self._returning = self._scope.loop.call_later(IDLE_S, self._return_if_idle)
         return True

@@ -231,13 +231,13 @@ async def test_a_store_that_needs_the_room_gets_it_back(session: al.Session, emp
 async def test_who_hears_of_a_value_before_the_node_does_waits(
     session: al.Session, empty: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    say = LeasedSlabs._say
+    say = LeasedSlabs.say
 
     def later(self: LeasedSlabs) -> None:
         self._scope.loop.call_later(0.02, say, self)
 
     refs = [await al.put(pattern(each)) for each in range(COUNT)]
-    monkeypatch.setattr(LeasedSlabs, "_say", later)
+    monkeypatch.setattr(LeasedSlabs, "say", later)
     for each in range(COUNT):
         assert await seed_of.remote(pattern(each)) == each
         if each % 4 == 0:

@@ -89,6 +89,19 @@ def test_nothing_is_lent_when_there_is_little_to_spare_or_somebody_waits():
     store.lease()
 
 
+def test_nothing_is_lent_while_free_memory_is_scattered():
+    store = Store(spills=False)
+    parts = 32
+    for number in range(parts):
+        store.table.create(0, f"{number}", CAPACITY // parts, DRIVER, DRIVER)
+    for number in range(0, parts, 2):
+        store.table.gave_up_writing(f"{number}")
+    assert store.slabs.lease("slab", WORKER) is None, "a gap would do, but others need one as well"
+    for number in range(1, parts, 2):
+        store.table.gave_up_writing(f"{number}")
+    store.lease()
+
+
 def test_a_key_is_used_once():
     store = Store()
     store.lease()
