@@ -249,17 +249,16 @@ class StoredValues:
         return f"<StoredValues at hand={len(self._at_hand)}>"
 
 
-def place_for(runtime: ProcessRuntime, encoded: Encoded, owner: ProcessId, *, fix: bool = False) -> Encoded | None:
-    """`StoredValues.write_for`, at once: None when no room is at hand. From any thread. With `fix` the buffers may be
-    written to afterwards."""
-    stored = runtime.stored.client.slabs.place(encoded, owner, fix=fix)
+def place_for(runtime: ProcessRuntime, encoded: Encoded, owner: ProcessId) -> Encoded | None:
+    """`StoredValues.write_for`, at once: None when no room is at hand. From any thread."""
+    stored = runtime.stored.client.slabs.place(encoded, owner)
     return None if stored is None else Encoded(STORED, encode_stored(stored), (), encoded.handles)
 
 
 def place_arguments(runtime: ProcessRuntime, encoded: Encoded, name: str) -> Encoded | None:
     """The arguments of a call, kept in the store by what is returned: None when no room is at hand. From any thread."""
     client = runtime.stored.client
-    stored = client.slabs.place(encoded, runtime.process, fix=True)
+    stored = client.slabs.place(encoded, runtime.process)
     if stored is None:
         return None
     holding = Holding(client, stored, f"arguments of {name}()", "")

@@ -25,7 +25,7 @@ from actorlite.errors import ActorliteError
 from actorlite.ids import ProcessId
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
-from actorlite.state.slabs import SLAB_BYTES, rounded, slab_key
+from actorlite.state.slabs import rounded, slab_key
 from actorlite.store.segment import Segment, layout
 from actorlite.wire.messages import encode
 from actorlite.wire.objects import AbandonObject, Leased, LeaseRoom, PlaceObjects, Stored
@@ -92,7 +92,6 @@ class LeasedSlabs:
         self._prepare = prepare
         self._segment: Segment | None = None
         self._largest = SLAB_VALUE_BYTES
-        self._largest_fixed = SLAB_BYTES // 2
         self._slabs: list[_Slab] = []
         """The first is written to."""
         self._lock = threading.Lock()
@@ -111,17 +110,11 @@ class LeasedSlabs:
         self._closed = False
         _all.add(self)
 
-    def place(self, encoded: Encoded, owner: ProcessId, *, fix: bool = False) -> Stored | None:
-        """Copy an encoded value into a slab, for `owner` to free; None when none is at hand. From any thread.
-
-        With `fix` its buffers may be written to afterwards: without a slab they would be copied all the same, to memory
-        that the kernel must find first, so that larger ones are taken, too.
-        """
+    def place(self, encoded: Encoded, owner: ProcessId) -> Stored | None:
+        """Copy an encoded value into a slab, for `owner` to free; None when none is at hand. From any thread."""
         sizes = (len(encoded.data), *[each.nbytes for each in encoded.buffers])
-        size = sum(sizes)
-        if size > self._largest:
-            if not fix or size > self._largest_fixed or all(each.readonly for each in encoded.buffers):
-                return None
+        if sum(sizes) > self._largest:
+            return None
         self._note()
         slabs = self._slabs
         if not slabs and not self._due():
@@ -279,7 +272,6 @@ class LeasedSlabs:
             self._slabs.append(slab)
         self._size = slab.end - slab.offset
         self._largest = min(SLAB_VALUE_BYTES, self._size // VALUES_PER_SLAB)
-        self._largest_fixed = self._size // 2
         if self._returning is None:
             self._returning = self._scope.loop.call_later(IDLE_S, self._return_if_idle)
         return True

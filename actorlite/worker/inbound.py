@@ -333,4 +333,4 @@ def _placed(call: InboundCall, encoded: Encoded) -> Encoded | None:
     """A large result in the store at once, if room for it is at hand. On the loop."""
     if not call.peer.is_open:
         return None  # nobody is there who could own it
-    return place_for(call.worker.runtime, encoded, call.peer.identity.process, fix=True)
+    return place_for(call.worker.runtime, encoded, call.peer.identity.process)
