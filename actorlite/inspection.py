@@ -170,6 +170,8 @@ class MemoryInfo(Struct, frozen=True):
     waiting: int
     """Requests that wait for room."""
     objects: tuple[StoredObjectInfo, ...]
+    leased: int = 0
+    """Bytes given out to processes that write much, for values to come; they go back when nothing comes."""
 
 
 async def memory() -> MemoryInfo:
@@ -204,4 +206,5 @@ async def memory() -> MemoryInfo:
             )
             for each in found.objects
         ),
+        leased=found.leased,
     )

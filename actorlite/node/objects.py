@@ -43,6 +43,7 @@ from actorlite.state.objects import (
     StopPull,
     why_full,
 )
+from actorlite.state.slabs import PlacedValue, Slabs
 from actorlite.store.capacity import default_capacity
 from actorlite.store.spilling import SpillError
 from actorlite.wire.messages import Request, Yes, encode
@@ -55,11 +56,14 @@ from actorlite.wire.objects import (
     Explained,
     ExplainObjects,
     FreeObjects,
+    Leased,
+    LeaseRoom,
     ListedObject,
     Objects,
     OpenObject,
     PinsWanted,
     Placed,
+    PlaceObjects,
     ReaderLost,
     SealObjects,
     StoreInfo,
@@ -82,6 +86,7 @@ class NodeStore:
 
     def __init__(self, hub: Hub, options: StoreOptions, members: Members) -> None:
         self.table = ObjectTable(options.capacity or default_capacity(), spills=bool(options.spill_to))
+        self.slabs = Slabs(self.table, hub.peers.__contains__)
         self.desk = SegmentDesk(hub, self.table.allocator.capacity, options.channel, self._gone)
         self.desk.here.on_release = lambda process, key: self._do(self.table.close(key, process))
         self.disk = Disk(options.spill_to, hub.identity.process)
@@ -108,10 +113,12 @@ class NodeStore:
                 CreateObject: self._create,
                 OpenObject: self._open,
                 HasObject: self._has,
+                LeaseRoom: self._lease,
             }
         )
         handlers.on_messages(
             {
+                PlaceObjects: self._place,
                 SealObjects: lambda peer, message, parts: self._each(self.table.seal, message.keys),
                 FreeObjects: self._free,
                 SendChunk: self.transfers.send_chunk,
@@ -140,6 +147,7 @@ class NodeStore:
 
     def process_lost(self, process: ProcessId) -> None:
         """It has no connection any more: what it owned is freed; what it reads is not, while it may be alive."""
+        self._do(self.slabs.lost(process))
         self._do(self.table.owner_gone(process))
         self.desk.here.connection_lost(process)
         if not self.desk.may_read(process) or not self.table.is_used_by(process):
@@ -186,7 +194,7 @@ class NodeStore:
         process = peer.identity.process
         source = body.node if body.node != self._hub.identity.process else HERE
         request, future = self._request()
-        self._do(self.table.open(request, body.key, process, body.size, source))
+        self._do(self.slabs.open(request, body.key, process, body.size, source))
         undo = partial(self.table.close, body.key, process)
         offset = await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.key))
         if peer.identity.role != "node":
@@ -197,6 +205,21 @@ class NodeStore:
 
     async def _has(self, peer: Peer, body: HasObject) -> Yes:
         return Yes(self.table.has(body.key))
+
+    async def _lease(self, peer: Peer, body: LeaseRoom) -> Leased:
+        slab = self.slabs.lease(body.key, peer.identity.process) if body.key not in self._abandoned else None
+        if slab is None:
+            self._abandoned.pop(body.key, None)
+            return Leased(0, 0)
+        offset, size = slab.offset, slab.size
+        try:
+            await self._back(offset + size)
+        except BaseException as error:
+            self._do(self.table.gave_up_writing(body.key))
+            if not isinstance(error, OSError):
+                raise
+            return Leased(0, 0)
+        return Leased(offset, size)
 
     def info(self) -> StoreInfo:
         """What a process needs to know that attaches."""
@@ -233,8 +256,8 @@ class NodeStore:
         return self._members.peer(home) if home else self._hub.peers.get(owner)
 
     def contents(self) -> Objects:
-        table = self.table
-        objects = list(table.objects.values())
+        table, slabs = self.table, self.slabs.leased
+        objects = [each for each in table.objects.values() if each.key not in slabs]
         return Objects(
             table.allocator.capacity,
             table.allocator.used_bytes,
@@ -247,6 +270,7 @@ class NodeStore:
                 if not each.freed or each.pins
             ),
             tuple((process, peer.identity.role, peer.identity.pid) for process, peer in self._hub.peers.items()),
+            sum(slabs.values()),
         )
 
     def _request(self) -> tuple[int, asyncio.Future[int]]:
@@ -269,7 +293,7 @@ class NodeStore:
                 return await asyncio.shield(future)
         except BaseException as error:
             text = why_not() if isinstance(error, TimeoutError) else ""
-            self._do(self.table.withdraw(request))  # does nothing for one that was answered
+            self._do(self.slabs.withdraw(request))  # does nothing for one that was answered
             if not future.done():
                 future.cancel()
             elif not future.cancelled() and future.exception() is None:
@@ -306,7 +330,7 @@ class NodeStore:
         elsewhere = pass_on(self._hub, self._members, message)
         by = None if elsewhere or peer.identity.role == "node" else peer.identity.process
         for key in message.keys:
-            self._do(self.table.free(key, by))
+            self._do(self.slabs.free(key, by))
             if not self.table.is_needed(key):
                 for node in self._copies.pop(key, ()):
                     if (there := self._members.peer(node)) is not None:
@@ -316,7 +340,11 @@ class NodeStore:
         if pass_on(self._hub, self._members, message):
             return
         for key in message.keys:
-            self.table.claim(key)
+            self.slabs.claim(key)
+
+    def _place(self, peer: Peer, message: PlaceObjects, parts: Sequence[memoryview]) -> None:
+        for each in message.objects:
+            self._do(self.slabs.place(PlacedValue(*each), peer.identity.process))
 
     def _close(self, peer: Peer, message: CloseObjects, parts: Sequence[memoryview]) -> None:
         for key, count in message.reads:
@@ -445,7 +473,7 @@ class NodeStore:
     def _why_full(self, key: Key) -> str:
         """Why there is no room for an object, or it cannot be read."""
         found = self.table.objects.get(key)
-        if found is not None and found.place is Place.WRITING and found.in_memory:
+        if self.slabs.is_awaited(key) or (found is not None and found.place is Place.WRITING and found.in_memory):
             return f"object {key} has not been written"
         text = why_full(self.table, found.size if found is not None else 0)
         for process, peer in self._hub.peers.items():

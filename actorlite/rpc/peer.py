@@ -343,7 +343,8 @@ class Peer:
         task.add_done_callback(lambda done: self._served(request.id, done))
 
     def _served(self, id: int, task: asyncio.Task[None]) -> None:
-        del self._serving[id]
+        if self._serving.get(id) is task:
+            del self._serving[id]
         if task.cancelled():
             self.tell(encode(Response(id, None, "it was cancelled", "ActorliteError")))
 

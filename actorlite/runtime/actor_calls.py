@@ -209,7 +209,7 @@ def make_call(
     if group is not None and group not in link.definition.options.concurrency_groups and group != DEFAULT_GROUP:
         known = sorted((DEFAULT_GROUP, *link.definition.options.concurrency_groups))
         raise ValueError(f"{link!r} has no concurrency group {group!r} for {method.name}(): its groups are {known}")
-    encoded, dependencies = encode_arguments(args, kwargs)
+    encoded, dependencies = encode_arguments(args, kwargs, runtime, method.name)
     envelope = make_envelope(
         current_call.get(),
         structured=structured,

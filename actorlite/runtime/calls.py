@@ -29,7 +29,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.lineage import ACTOR, SEVERAL, YIELDED, Origin
 from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
 from actorlite.runtime.room import RoomQuota, wake
-from actorlite.runtime.stored import copy_of, is_large, store_arguments, take_stored, value_of
+from actorlite.runtime.stored import copy_of, is_large, place_arguments, store_arguments, take_stored, value_of
 from actorlite.store.client import Holding
 from actorlite.transport import Buffer
 from actorlite.wire.failures import decode_failure
@@ -48,7 +48,7 @@ from actorlite.wire.messages import (
     Reply,
     Slot,
 )
-from actorlite.wire.serialize import STORED, Encoded, encode_call
+from actorlite.wire.serialize import STORED, Encoded, copied, encode_call
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
@@ -413,8 +413,11 @@ def take_item(call: Outbound, message: Any, parts: Sequence[memoryview]) -> None
         take(message.index, value, kept)
 
 
-def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Encoded, Sequence[Dependency]]:
-    """Arguments as a payload, with the references at the top level taken out: the callee gets their values (T-30)."""
+def encode_arguments(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], runtime: ProcessRuntime | None = None, name: str = ""
+) -> tuple[Encoded, Sequence[Dependency]]:
+    """Arguments as a payload, with the references at the top level taken out: the callee gets their values (T-30).
+    With a runtime large ones may be in the store already, as those of the call `name`."""
     dependencies: list[Dependency] = []
     for value in args:
         if type(value) is ObjectRef:
@@ -426,7 +429,11 @@ def encode_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[
         if named:
             dependencies.extend(named.items())
             kwargs = {key: None if key in named else each for key, each in kwargs.items()}
-    return encode_call(args, kwargs if type(kwargs) is dict else dict(kwargs)), dependencies
+    encoded = encode_call(args, kwargs if type(kwargs) is dict else dict(kwargs), copy=False)
+    if encoded.buffers:
+        placed = place_arguments(runtime, encoded, name) if runtime is not None and is_large(encoded) else None
+        encoded = placed or copied(encoded)
+    return encoded, dependencies
 
 
 def make_envelope(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from actorlite.context import current_call
 from actorlite.errors import DeadlineExceeded, Outcome
 from actorlite.state.quota import Quota
-from actorlite.wire.serialize import Encoded
+from actorlite.wire.objects import decode_stored
+from actorlite.wire.serialize import STORED, Encoded
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
@@ -18,6 +19,8 @@ RoomQuota = Quota["asyncio.Future[None]"]
 
 def size_of(encoded: Encoded) -> int:
     """Bytes that a call holds at its caller. Values of references belong to the references."""
+    if encoded.kind == STORED:
+        return decode_stored(encoded.data).size
     buffers = encoded.buffers
     return len(encoded.data) + sum([each.nbytes for each in buffers]) if buffers else len(encoded.data)
 

@@ -80,12 +80,22 @@ class Written:
 
     def write(self, encoded: Encoded, owner: ProcessId) -> Encoded:
         """`StoredValues.write_for`, for a thread, which waits for it, and may be interrupted anywhere."""
+        if (placed := self.place(encoded, owner)) is not None:
+            return placed
         writing = asyncio.run_coroutine_threadsafe(self._write(encoded, owner), self._runtime.loop)
         try:
             return block_on(writing, None)
         except BaseException:
             writing.cancel()
             raise
+
+    def place(self, encoded: Encoded, owner: ProcessId) -> Encoded | None:
+        """At once: None when no room is at hand."""
+        stored = self._runtime.stored.client.place(encoded, owner)
+        if stored is None:
+            return None
+        self._stored.append(stored)
+        return Encoded(STORED, encode_stored(stored), (), encoded.handles)
 
     def drop(self) -> None:
         """The answer is not sent: it is nobody's, also what is still being written."""
@@ -224,6 +234,7 @@ class StoredValues:
 
     def let_go(self) -> None:
         """The node is short of room: values that are only at hand go, those that user code holds stay."""
+        self.client.slabs.give_back()
         at_hand, self._at_hand = self._at_hand, []
         for each in at_hand:
             ref = each()
@@ -314,6 +325,16 @@ class StoredValues:
 
     def __repr__(self) -> str:
         return f"<StoredValues at hand={len(self._at_hand)}>"
+
+
+def place_arguments(runtime: ProcessRuntime, encoded: Encoded, name: str) -> Encoded | None:
+    """The arguments of a call, kept in the store by what is returned: None when no room is at hand. From any thread."""
+    client = runtime.stored.client
+    stored = client.place(encoded, runtime.process)
+    if stored is None:
+        return None
+    holding = Holding(client, stored, f"arguments of {name}()", "")
+    return Encoded(STORED, holding.packed, (), encoded.handles, holding)
 
 
 async def store_arguments(call: Outbound) -> None:

@@ -492,7 +492,7 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
         runtime = self.runtime
         runtime.check_open()
         blob = runtime.code.blob_of(what)
-        encoded, dependencies = encode_arguments(args, kwargs)
+        encoded, dependencies = encode_arguments(args, kwargs, runtime, options.name or what.name)
         units = ONE_CPU if options.num_cpus is None else to_units("num_cpus", options.num_cpus)
         envelope = make_envelope(
             current_call.get(),

@@ -93,6 +93,20 @@ class Allocator:
             start = before
         self._add(start, units)
 
+    def cut(self, offset: int, size: int) -> int | None:
+        """Make two ranges of one that was given out: the first has `size` bytes. The offset of the other; None when it
+        is empty. Raises `ValueError` for what was not given out, or is not that long."""
+        start, rest = divmod(offset, GRANULE)
+        units = self._used.get(start, 0) if not rest else 0
+        first = -(-size // GRANULE)
+        if not 0 < first <= units:
+            raise ValueError(f"{size} bytes cannot be cut from the {units * GRANULE} that were allocated at {offset}")
+        if first == units:
+            return None
+        self._used[start] = first
+        self._used[start + first] = units - first
+        return (start + first) * GRANULE
+
     def size_at(self, offset: int) -> int:
         """Bytes of the range given out at `offset`, rounded as they were."""
         return self._used[offset // GRANULE] * GRANULE

@@ -10,23 +10,20 @@ import asyncio
 import contextlib
 import os
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
 from actorlite.ids import ProcessId
-from actorlite.rpc.descriptors import Descriptors, connect_descriptors
-from actorlite.rpc.hub import Hub
-from actorlite.rpc.peer import Peer
-from actorlite.store.segment import Segment, SharedSegment, layout, segments_here
+from actorlite.store.attachment import Attachment, StoreScope
+from actorlite.store.segment import layout
+from actorlite.store.slabs import LeasedSlabs
 from actorlite.wire.messages import encode
 from actorlite.wire.objects import (
     AbandonObject,
-    Attach,
-    AttachStore,
     ClaimObjects,
     CloseObjects,
     CreateObject,
@@ -38,7 +35,6 @@ from actorlite.wire.objects import (
     ReaderLost,
     SealObjects,
     Stored,
-    StoreInfo,
     encode_stored,
 )
 from actorlite.wire.serialize import Encoded
@@ -55,24 +51,8 @@ INLINE_COPY_BYTES = 512 * 1024
 PIECE_BYTES = 16 << 20
 """A large copy is split into pieces of this size at least, for several threads."""
 COPY_THREADS = 4
-ATTACH_S = 10.0
 DEFAULT_TIMEOUT_S = 60.0
 """How long to wait for room."""
-
-
-class StoreScope(Protocol):
-    """The runtime as the store needs it."""
-
-    loop: asyncio.AbstractEventLoop
-    process: ProcessId
-    hub: Hub
-
-    @property
-    def node_peer(self) -> Peer: ...
-
-    async def why_node_gone(self, otherwise: str) -> str: ...
-
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]: ...
 
 
 class Holding:
@@ -105,12 +85,9 @@ class StoreClient:
 
     def __init__(self, scope: StoreScope) -> None:
         self._scope = scope
-        self._segment: Segment | None = None
-        self._attaching: asyncio.Task[Segment] | None = None
-        self._shared: SharedSegment | None = None
-        """If the segment belongs to a node in this process."""
+        self._attachment = Attachment(scope, self._request)
         self._reading: dict[int, str] = {}
-        """Then: the keys of what is read, by the number of the read."""
+        """Of a node in this process: the keys of what is read, by the number of the read."""
         self._threads: ThreadPoolExecutor | None = None
         self._opening: dict[tuple[str, float], _Opening] = {}
         """By key and timeout: who is patient must not share the end of who is not."""
@@ -119,6 +96,7 @@ class StoreClient:
         self.holdings: WeakValueDictionary[str, Holding] = WeakValueDictionary()
         self._flush_due = False
         self._closed = False
+        self.slabs = LeasedSlabs(scope, self._attachment.get, self._request, self._prepare)
 
     # --- writing
 
@@ -127,6 +105,11 @@ class StoreClient:
 
         Raises `ObjectStoreFullError`, `NodeDiedError`, `SessionClosedError`. Cancelled, it leaves nothing behind.
         """
+        stored = self.place(encoded, owner)
+        if stored is None and await self.slabs.coming(encoded):
+            stored = self.place(encoded, owner)
+        if stored is not None:
+            return stored
         # Owned by the runtime: a cancelled caller must not leave an object that nobody knows of.
         writing = self._scope.spawn(self._write(encoded, owner, timeout_s))
         try:
@@ -138,7 +121,7 @@ class StoreClient:
             raise
 
     async def _write(self, encoded: Encoded, owner: ProcessId, timeout_s: float) -> Stored:
-        segment = await self._attached()
+        segment = await self._attachment.get()
         pieces = [encoded.data, *encoded.buffers]
         sizes = tuple([memoryview(each).nbytes for each in pieces])
         offsets, total = layout(sizes)
@@ -158,6 +141,18 @@ class StoreClient:
             raise
         peer.tell(encode(SealObjects((key,))))
         return Stored(peer.identity.process, key, total, encoded.kind, sizes)
+
+    def place(self, encoded: Encoded, owner: ProcessId) -> Stored | None:
+        """Write it at once, where room is at hand; None where it is not. From any thread."""
+        # Whether an owner on another node is there is asked when room is.
+        return None if self._home_of(owner) else self.slabs.place(encoded, owner)
+
+    async def _prepare(self, offset: int, size: int) -> None:
+        """Have a range mapped that is about to be written to."""
+        segment = await self._attachment.get()
+        if not segment.is_prepared(offset, size):
+            with contextlib.suppress(RuntimeError):  # no thread can be started: the pages come one by one
+                await self._scope.loop.run_in_executor(self._get_threads(), segment.prepare, offset, size)
 
     def _unwanted(self, writing: asyncio.Task[Stored]) -> None:
         if not writing.cancelled() and writing.exception() is None:
@@ -248,7 +243,8 @@ class StoreClient:
             del self._opening[wish]
 
     async def _open(self, stored: Stored, timeout_s: float) -> Encoded:
-        segment = await self._attached()
+        segment = await self._attachment.get()
+        self.slabs.say()
         peer = self._scope.node_peer
         wish = (
             OpenObject(stored.key, timeout_s)
@@ -259,7 +255,7 @@ class StoreClient:
         if not isinstance(placed, Placed):
             raise ActorliteError(f"the node answered a request for an object with {placed!r}")
         on_release = partial(self._on_release, stored.key)
-        if self._shared is not None:
+        if self._attachment.shared is not None:
             number = next(self._scope.hub.numbers)
             self._reading[number] = stored.key
             on_release = partial(self._on_release_here, number, stored.key)
@@ -285,9 +281,10 @@ class StoreClient:
         self._flush_soon()
 
     def _on_release_here(self, number: int, key: str) -> None:
-        assert self._shared is not None
+        shared = self._attachment.shared
+        assert shared is not None
         # In this order: who reads `_living`, and then what was released, misses none.
-        self._shared.released(self._scope.process, key)
+        shared.released(self._scope.process, key)
         self._reading.pop(number, None)
 
     def _living(self) -> Counter[str]:
@@ -302,6 +299,7 @@ class StoreClient:
     def _flush(self) -> None:
         # Cleared first: what is dropped from now on, on another thread, wakes the loop again.
         self._flush_due = False
+        self.slabs.say()
         peer = self._scope.node_peer
         reads: dict[str, int] = {}
         while self._released:
@@ -318,10 +316,12 @@ class StoreClient:
 
     def reader_lost(self, process: ProcessId) -> None:
         """What was written for it, and did not arrive, is nobody's."""
-        if self._segment is not None and not self._closed:
+        if self._attachment.segment is not None and not self._closed:
+            self.slabs.say()
             self._scope.node_peer.tell(encode(ReaderLost(process)))
 
     async def list_objects(self) -> Objects:
+        self.slabs.say()
         found = await self._request(ListObjects())
         if not isinstance(found, Objects):
             raise ActorliteError(f"the node answered a question about its store with {found!r}")
@@ -331,15 +331,13 @@ class StoreClient:
         """The session is over. Views stay valid. Idempotent."""
         if self._closed:
             return
+        self.slabs.close()
         if self._freed or self._released:
             self._flush()
         self._closed = True
         if self._threads is not None:
             self._threads.shutdown(wait=False)
-        if self._shared is not None:
-            self._shared.left(self._scope.process, self._living)
-        elif self._segment is not None:
-            self._segment.close()
+        self._attachment.close(self._living)
 
     # --- inside
 
@@ -351,34 +349,6 @@ class StoreClient:
         """The node of another process, if that is another one."""
         peer = self._scope.hub.peers.get(process)
         return self._elsewhere(peer.identity.node) if peer is not None else ProcessId("")
-
-    async def _attached(self) -> Segment:
-        if self._segment is not None:
-            return self._segment
-        if self._attaching is None or (self._attaching.done() and self._segment is None):
-            self._attaching = self._scope.spawn(self._attach())
-        return await asyncio.shield(self._attaching)
-
-    async def _attach(self) -> Segment:
-        info = await self._request(AttachStore())
-        if not isinstance(info, StoreInfo):
-            raise ActorliteError(f"the node answered a question for its store with {info!r}")
-        if not info.path:
-            self._shared = segments_here[self._scope.node_peer.identity.process]
-            self._segment = self._shared.segment
-            return self._segment
-        arrival = _Arrival(self._scope.loop)
-        channel = await connect_descriptors(info.path, arrival)
-        try:
-            channel.send(encode_stored(Attach(self._scope.process)))
-            async with asyncio.timeout(ATTACH_S):
-                await arrival.arrived
-            self._segment = Segment(arrival.fd, info.capacity)
-            arrival.fd = -1  # the segment's from now on
-        finally:
-            arrival.close()
-            await channel.aclose()
-        return self._segment
 
     async def _request(self, body: Any, undo: Callable[[Any], None] | None = None) -> Any:
         """With `undo` the node hears when this is cancelled."""
@@ -396,7 +366,7 @@ class StoreClient:
         return self._threads
 
     def __repr__(self) -> str:
-        return f"<StoreClient {self._segment!r}>"
+        return f"<StoreClient {self._attachment!r}>"
 
 
 class _Opening:
@@ -407,29 +377,6 @@ class _Opening:
     def __init__(self, task: asyncio.Task[Encoded]) -> None:
         self.task = task
         self.waiting = 0
-
-
-class _Arrival:
-    """The sink of the channel on which the segment's descriptor comes; owns it until somebody takes it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.arrived: asyncio.Future[None] = loop.create_future()
-        self.fd = -1
-
-    def message(self, data: bytes, descriptors: Descriptors) -> None:
-        if not self.arrived.done():
-            (self.fd,) = descriptors.take()
-            self.arrived.set_result(None)
-
-    def closed(self, error: ConnectionLost | None) -> None:
-        if not self.arrived.done():
-            self.arrived.set_exception(error or ConnectionLost("the node did not hand out its store"))
-
-    def close(self) -> None:
-        if not self.arrived.cancel() and not self.arrived.cancelled():
-            self.arrived.exception()  # whoever waited for it has it, or was cancelled
-        if self.fd >= 0:
-            os.close(self.fd)
 
 
 def raise_if_closed(work: asyncio.Task[Any]) -> None:

@@ -163,6 +163,23 @@ class Segment:
         if not self._pins:
             self._unmap()
 
+    def is_prepared(self, offset: int, length: int) -> bool:
+        """Whether a range was mapped for writing here, as far as it is known."""
+        first, end = offset // POPULATE_BYTES, (offset + length) // POPULATE_BYTES
+        return bool(self._write_at) and self._populated.find(0, first, end) < 0
+
+    def prepare(self, offset: int, length: int) -> None:
+        """Map a range for writing, so that what is written there does not wait for the kernel. Blocks."""
+        with self._writing:
+            start = self._writable()
+            self._writers += 1
+        try:
+            self._populate(start, offset, length)
+        finally:
+            with self._writing:
+                self._writers -= 1
+                self._end_writing()
+
     def _copy(self, offset: int, source: int, length: int) -> None:
         with self._writing:
             start = self._writable()

@@ -34,11 +34,14 @@ from actorlite.wire.objects import (
     FreeObjects,
     HandOverObjects,
     Heirs,
+    Leased,
+    LeaseRoom,
     ListObjects,
     Objects,
     OpenObject,
     PinsWanted,
     Placed,
+    PlaceObjects,
     ReaderLost,
     SealObjects,
     StoreInfo,
@@ -642,9 +645,22 @@ RequestBody = (
     | JoinNode
     | HasObject
     | HandOverObjects
+    | LeaseRoom
 )
 ResponseBody = (
-    NodeInfo | Lease | Death | Status | Yes | ActorPlace | StoreInfo | Placed | Objects | Explained | KnownNodes | Heirs
+    NodeInfo
+    | Lease
+    | Death
+    | Status
+    | Yes
+    | ActorPlace
+    | StoreInfo
+    | Placed
+    | Objects
+    | Explained
+    | KnownNodes
+    | Heirs
+    | Leased
 )
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
 Message = (
@@ -695,6 +711,7 @@ Message = (
     | SendChunk
     | Chunk
     | Capacity
+    | PlaceObjects
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -72,6 +72,12 @@ class PinsWanted(_StoreMessage, tag=66, frozen=True):
     """The store is full: who keeps values only to have them at hand should let them go."""
 
 
+class PlaceObjects(_StoreMessage, tag=69, frozen=True):
+    """The sender has written them into slabs that it leased: slab, offset in the segment, key, size, owner of each."""
+
+    objects: tuple[tuple[str, int, str, int, ProcessId], ...]
+
+
 class AttachStore(_StoreMessage, tag=130, frozen=True):
     """Where is the segment?"""
 
@@ -95,6 +101,13 @@ class OpenObject(_StoreMessage, tag=132, frozen=True):
     size: int = 0
     node: ProcessId = ProcessId("")
     """Where it was written, when that is another node than the sender's: then it is copied from there."""
+
+
+class LeaseRoom(_StoreMessage, tag=138, frozen=True):
+    """Room for values that the sender will write: it says afterwards which (`PlaceObjects`), and gives the rest back as
+    what it abandons. Answered at once."""
+
+    key: str
 
 
 class ListObjects(_StoreMessage, tag=133, frozen=True):
@@ -145,6 +158,13 @@ class Placed(_StoreMessage, tag=141, frozen=True):
     home: ProcessId = ProcessId("")
 
 
+class Leased(_StoreMessage, tag=148, frozen=True):
+    """`size` is 0 when there is no room to spare."""
+
+    offset: int
+    size: int
+
+
 class ListedObject(_StoreMessage, frozen=True):
     key: str
     size: int
@@ -166,6 +186,8 @@ class Objects(_StoreMessage, tag=142, frozen=True):
     objects: tuple[ListedObject, ...]
     processes: tuple[tuple[ProcessId, str, int], ...]
     """Those that are connected: id, role, pid."""
+    leased: int = 0
+    """Bytes that processes hold for values to come."""
 
 
 class Attach(_StoreMessage, frozen=True):

@@ -83,6 +83,8 @@ class Encoded(msgspec.Struct, frozen=True, eq=False):
     buffers: Sequence[memoryview] = ()
     handles: Sequence[object] = ()
     """The references and actor handles found inside, which must stay alive until the receiver holds its own."""
+    holding: object = None
+    """What keeps the value in the store that a STORED one stands for, if this is to."""
 
     @property
     def total_bytes(self) -> int:
@@ -118,8 +120,9 @@ def encode(value: object, name: str = "value", *, copy: bool = True) -> Encoded:
         raise serialization_error(error, [(name, value)]) from error
 
 
-def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
-    """Encode the arguments of a call; `decode` gives `(args, kwargs)`.
+def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, copy: bool = True) -> Encoded:
+    """Encode the arguments of a call; `decode` gives `(args, kwargs)`. With `copy=False` buffers that can be written to
+    are not copied: the value is fixed only when the caller has done that, or has called `copied`.
 
     Raises SerializationError with a path like `args[0].db._lock` or `kwargs['cfg']._lock`.
     """
@@ -142,7 +145,10 @@ def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
     if lift:
         call = tuple([_lifted(value) for value in args]), {key: _lifted(value) for key, value in kwargs.items()}
     try:
-        return _encode_pickled(call)
+        encoded = _encode_pickled(call, copy)
+        if not copy:
+            _check_fits(encoded.buffers)
+        return encoded
     except MemoryError:
         raise
     except Exception as error:

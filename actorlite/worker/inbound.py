@@ -288,7 +288,10 @@ class InboundCall(RunningCall):
                 if not is_large(encoded):
                     encoded = settled(encoded, value)
                 elif self.worker.runtime.in_loop():
-                    return LargeValue(copied(encoded)), encoded.handles
+                    placed = _placed(self, encoded)
+                    if placed is None:
+                        return LargeValue(copied(encoded)), encoded.handles
+                    encoded = placed
                 else:
                     encoded = _written(self, encoded)
                 payload, parts = pack(encoded, own)
@@ -343,8 +346,11 @@ def _many(call: InboundCall, value: Any, wanted: int, own: str) -> Answer:
 def _encoded_of_many(call: InboundCall, value: Any) -> Encoded:
     runtime = call.worker.runtime
     encoded = encode_value(value, copy=False)
-    if is_large(encoded) and not runtime.in_loop():
-        return _written(call, encoded)
+    if is_large(encoded):
+        if not runtime.in_loop():
+            return _written(call, encoded)
+        if (placed := _placed(call, encoded)) is not None:
+            return placed
     return settled(encoded, value)
 
 
@@ -354,6 +360,17 @@ def _written(call: InboundCall, encoded: Encoded) -> Encoded:
     if written is None:
         written = call.written = Written(call.worker.runtime)
     return written.write(encoded, call.peer.identity.process)
+
+
+def _placed(call: InboundCall, encoded: Encoded) -> Encoded | None:
+    """A large result in the store at once, if room for it is at hand. On the loop."""
+    if not call.peer.is_open:
+        return None  # nobody is there who could own it
+    written = call.written or Written(call.worker.runtime)
+    placed = written.place(encoded, call.peer.identity.process)
+    if placed is not None:
+        call.written = written
+    return placed
 
 
 def _told(call: InboundCall, answer: Answer) -> Answer:

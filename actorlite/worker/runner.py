@@ -89,11 +89,14 @@ class Runner:
         peer = call.peer
         if peer.inbound.get(call.id) is call:
             del peer.inbound[call.id]
-        if call.written is not None and answer is not SENT and not peer.is_open:
-            if call.is_repeatable:
-                self._worker.runtime.stored.client.reader_lost(peer.identity.process)
-            else:
+        if call.written is not None and answer is not SENT:
+            if call.written.answer is not answer:
                 call.written.drop()
+            elif not peer.is_open:
+                if call.is_repeatable:
+                    self._worker.runtime.stored.client.reader_lost(peer.identity.process)
+                else:
+                    call.written.drop()
         if call.cascades:
             cancel_children(call)  # those that it submitted after it was told
         if self._worker.repeats.running:

@@ -139,6 +139,30 @@ def test_only_what_was_given_out_comes_back_and_only_once(offset: int):
     assert allocator.used_bytes == pages(2)
 
 
+def test_a_range_is_cut_into_ranges_that_come_back_one_by_one():
+    allocator = Allocator(pages(8))
+    assert allocator.allocate(pages(6)) == 0
+    assert allocator.cut(0, GRANULE + 1) == pages(2)
+    assert allocator.cut(pages(2), pages(4)) is None, "nothing is left"
+    assert (allocator.size_at(0), allocator.size_at(pages(2))) == (pages(2), pages(4))
+    assert allocator.used_bytes == pages(6)
+    allocator.free(0)
+    assert allocator.allocate(pages(2)) == 0
+    allocator.free(pages(2))
+    assert allocator.largest_free == pages(6)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(0, 0), (0, pages(3)), (pages(1), 1), (1, 1), (pages(5), 1), (0, -GRANULE)]
+)
+def test_only_what_was_given_out_is_cut_and_not_beyond_its_end(offset: int, size: int):
+    allocator = Allocator(pages(8))
+    allocator.allocate(pages(2))
+    with pytest.raises(ValueError, match=rf"^{size} bytes cannot be cut from the \d+ that were allocated at {offset}$"):
+        allocator.cut(offset, size)
+    assert allocator.size_at(0) == allocator.used_bytes == pages(2)
+
+
 LENGTHS = [st.integers(1, 3), st.sampled_from([40, 41]), st.integers(1, 700)]
 """In pages; 40 and 41 are of one class."""
 
@@ -188,6 +212,17 @@ class AllocatorMachine(RuleBasedStateMachine):
         start = data.draw(st.sampled_from(sorted(self.used)))
         assert self.allocator.size_at(pages(start)) == pages(self.used.pop(start))
         self.allocator.free(pages(start))
+
+    @precondition(lambda self: self.used)
+    @rule(data=st.data(), less=st.integers(0, GRANULE - 1))
+    def cut(self, data: st.DataObject, less: int) -> None:
+        start = data.draw(st.sampled_from(sorted(self.used)))
+        length = self.used[start]
+        first = data.draw(st.integers(1, length))
+        rest = self.allocator.cut(pages(start), pages(first) - less)
+        assert rest == (pages(start + first) if first < length else None)
+        if first < length:
+            self.used[start], self.used[start + first] = first, length - first
 
     @precondition(lambda self: self.used)
     @rule(data=st.data())

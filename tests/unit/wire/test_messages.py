@@ -20,6 +20,7 @@ from actorlite.wire.messages import (
     Borrow,
     CallerWaits,
     Cancel,
+    CancelRequest,
     CancelWork,
     Challenge,
     Conduct,
@@ -98,12 +99,15 @@ from actorlite.wire.objects import (
     FreeObjects,
     HandOverObjects,
     Heirs,
+    Leased,
+    LeaseRoom,
     ListedObject,
     ListObjects,
     Objects,
     OpenObject,
     PinsWanted,
     Placed,
+    PlaceObjects,
     ReaderLost,
     SealObjects,
     StoreInfo,
@@ -520,8 +524,24 @@ GOLDEN = {
                 (("driver", "driver", 12),),
             ),
         ),
-        "95290198cc8ece00100000cd1000cb3fe000000000000000019197a3772d31cd0fa0a6647269766572a9696e206d656d6f72"
-        "799192a664726976657201a0909193a6647269766572a66472697665720ca0a0",
+        "95290199cc8ece00100000cd1000cb3fe000000000000000019197a3772d31cd0fa0a6647269766572a9696e206d656d6f72"
+        "799192a664726976657201a0909193a6647269766572a66472697665720c00a0a0",
+    ),
+    "lease room": (
+        Request(1, LeaseRoom("w-1")),
+        "93280192cc8aa3772d31",
+    ),
+    "leased": (
+        Response(1, Leased(4096, 8192)),
+        "95290193cc94cd1000cd2000a0a0",
+    ),
+    "place objects": (
+        PlaceObjects((("w-1", 4096, "w-s1", 100000, "driver"),)),
+        "92459195a3772d31cd1000a4772d7331ce000186a0a6647269766572",
+    ),
+    "cancel request": (
+        CancelRequest(7),
+        "922b07",
     ),
     "node load": (
         NodeLoad(40_000, 10_000),
