@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
 from actorlite.ids import ProcessId
 from actorlite.store.attachment import Attachment, StoreScope
-from actorlite.store.segment import layout
+from actorlite.store.segment import Segment, layout
 from actorlite.store.slabs import LeasedSlabs
 from actorlite.wire.messages import encode
 from actorlite.wire.objects import (
