@@ -108,7 +108,7 @@ class CopiesMachine(RuleBasedStateMachine):
         self.unknown: set[tuple[Store, Key]] = set()
         """What a node has just looked for in vain."""
 
-    @initialize(units=st.lists(st.integers(1, 4), min_size=2, max_size=3), spills=st.sampled_from([True, True, False]))
+    @initialize(units=st.lists(st.integers(1, 4), min_size=3, max_size=3), spills=st.sampled_from([True, True, False]))
     def make(self, units: list[int], spills: bool) -> None:
         for number, each in enumerate(units):
             id = ProcessId(f"node {number}")
@@ -150,7 +150,7 @@ class CopiesMachine(RuleBasedStateMachine):
 
     # Rules of processes.
 
-    @rule(data=st.data(), units=st.integers(1, 2), seal=st.booleans())
+    @rule(data=st.data(), units=st.integers(1, 2), seal=st.sampled_from([True, True, True, False]))
     def create(self, data: st.DataObject, units: int, seal: bool) -> None:
         node, home = data.draw(st.sampled_from(self.living)), data.draw(st.sampled_from(self.living))
         if home.process in node.ended or units > len(node.memory):
@@ -192,6 +192,32 @@ class CopiesMachine(RuleBasedStateMachine):
         others = [node for node in self.living if node.id != item.origin]
         if others and item.sealed:
             self.open_it(data.draw(st.sampled_from(others)), item)
+
+    @precondition(lambda self: self.items)
+    @rule(data=st.data(), reads_on=st.booleans())
+    def copy(self, data: st.DataObject, reads_on: bool) -> None:
+        """Open, and go on with that as far as nothing else has to happen."""
+        item = data.draw(
+            st.sampled_from([each for each in self.items.values() if not each.gone] or [*self.items.values()])
+        )
+        others = [node for node in self.living if node.id != item.origin]
+        if not others:
+            return
+        node = data.draw(st.sampled_from(others))
+        self.open_it(node, item)
+        while (pulling := node.pulls.get(item.key)) is not None:
+            ways = [(node.id, pulling.holder), (pulling.holder, node.id)]
+            if (node, pulling) in self.can_go_on():
+                self.pull_on(node, pulling, lambda holders: data.draw(st.sampled_from(holders)))
+            elif way := next((each for each in ways if self.messages[each]), None):
+                self.deliver_one(*way)
+            elif item.key in self.nodes[pulling.holder].disk_jobs and self.nodes[pulling.holder].alive:
+                self.disk_done(self.nodes[pulling.holder], item.key)
+            else:
+                break
+        if not reads_on:
+            for read in [each for each in node.reads if each[0] == item.key]:
+                self.close_it(node, read)
 
     def open_it(self, node: Store, item: Item) -> None:
         request = self.number()
@@ -609,4 +635,4 @@ class CopiesMachine(RuleBasedStateMachine):
 
 
 TestCopiesMachine = CopiesMachine.TestCase
-TestCopiesMachine.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestCopiesMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
