@@ -149,6 +149,7 @@ class NodeStore:
         """It has no connection any more: what it owned is freed; what it reads is not, while it may be alive."""
         self._do(self.slabs.lost(process))
         self._do(self.table.owner_gone(process))
+        self._forget_copies()
         self.desk.here.connection_lost(process)
         if not self.desk.may_read(process) or not self.table.is_used_by(process):
             self.desk.forget(process)
@@ -158,8 +159,15 @@ class NodeStore:
         """Another node is gone, with its processes, its reads of objects here, and what only it had."""
         self._do(self.table.process_gone(node))
         self._do(self.table.node_gone(node))
-        for key in [key for key, nodes in self._copies.items() if node in nodes]:
-            self._copies[key].discard(node)
+        for nodes in self._copies.values():
+            nodes.discard(node)
+        self._forget_copies()
+
+    def _forget_copies(self) -> None:
+        """Of what was freed because its owner is gone: the other nodes know of that themselves."""
+        objects = self.table.objects
+        for key in [key for key in self._copies if (found := objects.get(key)) is None or found.freed]:
+            del self._copies[key]
 
     # --- requests
 
@@ -199,7 +207,10 @@ class NodeStore:
         offset = await self._answer(request, future, body.timeout_s, undo, partial(self._why_full, body.key))
         if peer.identity.role != "node":
             return Placed(offset)
-        found = self.table.objects[body.key]
+        found = self.table.objects.get(body.key)
+        if found is None or found.freed:  # since it was granted: those who had copies then were told
+            self._do(self.table.close(body.key, process))
+            raise ObjectLostError(f"object {body.key} was let go by its owner")
         self._copies.setdefault(body.key, set()).add(process)
         return Placed(offset, found.owner, found.home or self._hub.identity.process)
 
@@ -392,7 +403,8 @@ class NodeStore:
                 case ReadBack():
                     self._spawn(self._restore(command))
                 case Pull():
-                    self._pulls[command.key] = self._spawn(self._pull(command))
+                    pull = self._pulls[command.key] = self._spawn(self._pull(command))
+                    pull.add_done_callback(partial(self._pull_ended, command.key))
                 case StopPull(key):
                     self._pulls[key].cancel()
                 case Forget(location):
@@ -454,12 +466,20 @@ class NodeStore:
             end = partial(self.table.restore_failed, key, str(error))
         except Exception as error:
             end = partial(self.table.restore_put_off, key, f"object {key} could not be copied: {error}")
-        except asyncio.CancelledError:
-            end = partial(self.table.pull_stopped, key)
         else:
-            end = partial(self.table.restored, key, node if self._members.peer(node) is not None else HERE)
-        self._pulls.pop(key, None)
+            is_original = node == command.source and self._members.peer(node) is not None
+            end = partial(self.table.restored, key, node if is_original else HERE)
         self._do(end())
+        copy = self.table.objects.get(key)
+        if copy is not None and not self._is_there(copy.owner, copy.home):
+            self._do(self.table.free(key))  # its end was heard of before it was known whose this is
+
+    def _pull_ended(self, key: Key, task: asyncio.Task[None]) -> None:
+        # Not in `_pull`: what is cancelled before it has begun never runs.
+        if self._pulls.get(key) is task:
+            del self._pulls[key]
+            if task.cancelled():
+                self._do(self.table.pull_stopped(key))
 
     async def _back(self, end: int) -> None:
         """Have the kernel promise the memory below `end`: a writer must never meet a page that is not to be had."""

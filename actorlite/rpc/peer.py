@@ -218,20 +218,26 @@ class Peer:
     async def ask(self, id: int, body: Any, undo: Callable[[Any], None]) -> Any:
         """`request`, but the other side hears when it is cancelled, and stops. If the answer was under way already,
         `undo` gets it."""
-        pending = _RequestPending(self._loop.create_future())
+        pending = _AskPending(self._loop.create_future(), undo)
         self.call(id, pending, encode(Request(id, body)))
         try:
             response = await pending.future
         except asyncio.CancelledError:
-            if not pending.future.done() or pending.future.cancelled():
-                self._pending[id] = _Undoing(undo)
-                self.tell(encode(CancelRequest(id)))
-            elif pending.future.exception() is None:
-                _undo(undo, pending.future.result())
+            if pending.cancelled():
+                self._cancel_request(id)
             raise
         if response.error_kind:
             raise _error_of(response)
         return response.body
+
+    def _cancel_request(self, id: int) -> None:
+        if id in self._pending:
+            self.tell(encode(CancelRequest(id)))  # and its answer, which still comes, is undone
+            return
+        for entry in self._deferred:
+            if entry[0] == id:
+                self._deferred.remove(entry)
+                return
 
     # --- receiving (the Sink)
 
@@ -390,24 +396,29 @@ class _RequestPending:
             self.future.set_exception(error)
 
 
-class _Undoing:
-    """The answer to a request that was cancelled, if one comes."""
+class _AskPending(_RequestPending):
+    """Whoever waits may be cancelled at any time, also while the answer comes: then that is undone."""
 
     __slots__ = ("undo",)
 
-    def __init__(self, undo: Callable[[Any], None]) -> None:
+    def __init__(self, future: asyncio.Future[Response], undo: Callable[[Any], None]) -> None:
+        super().__init__(future)
         self.undo = undo
 
     def answered(self, message: Any, parts: Sequence[memoryview]) -> None:
-        _undo(self.undo, message)
+        if not self.future.done():
+            self.future.set_result(message)
+        elif not message.error_kind:
+            self.undo(message.body)
 
-    def lost(self, error: ConnectionLost) -> None:
-        pass
-
-
-def _undo(undo: Callable[[Any], None], response: Response) -> None:
-    if not response.error_kind:
-        undo(response.body)
+    def cancelled(self) -> bool:
+        """Nobody waits any more. Whether the answer is still to come."""
+        if not self.future.done() or self.future.cancelled():
+            self.future.cancel()
+            return True
+        if self.future.exception() is None and not self.future.result().error_kind:
+            self.undo(self.future.result().body)
+        return False
 
 
 def _cannot(*parts: Buffer) -> bool:

@@ -51,7 +51,8 @@ class StoredObject:
     home: ProcessId = ProcessId("")
     """The owner's node, when that is another one."""
     source: ProcessId = ProcessId("")
-    """Of a copy: a node that has the object as well. It is not written to disk: it can be fetched again."""
+    """Of a copy: the node that has the object itself. It is not written to disk: it can be fetched again. When it is
+    not in memory, nor wanted there, it is forgotten: whoever opens it says again where the object is."""
     pins: dict[ProcessId, int] = field(default_factory=dict)
     openers: list[tuple[int, ProcessId]] = field(default_factory=list)
     """Requests that wait until it can be read."""
@@ -208,7 +209,7 @@ class ObjectTable:
         """Read it: granted when it is in memory, and pinned until `close`. One that is on the node `source`, and has
         `size` bytes, is copied first, once for all who open it."""
         found = self.objects.get(key)
-        if found is None and source:
+        if found is None and source and size > 0:
             if size > self.allocator.capacity:
                 return [Refused(request, too_large(self.allocator.capacity, size))]
             found = StoredObject(key, size, HERE, HERE, Place.DISK, source=source, claimed=True)
@@ -260,7 +261,7 @@ class ObjectTable:
         """Whoever asked for room, or for an object, waits no more."""
         for key in [key for key, waiting in self._creates.items() if waiting == request]:
             self._give_up(self.objects[key], f"object {key} was never written")
-        for found in self.objects.values():
+        for found in list(self.objects.values()):
             self._keep_openers(found, [each for each in found.openers if each[0] != request])
         return self._settled()
 
@@ -336,8 +337,7 @@ class ObjectTable:
             self._restores[key] = None
         else:
             found.place = Place.DISK
-            if found.freed:
-                self._drop(found)
+            self._drop(found)
         return self._settled()
 
     # --- events of the disk, and the end of a copy from another node
@@ -367,7 +367,8 @@ class ObjectTable:
         return self._settled()
 
     def restored(self, key: Key, source: ProcessId = HERE) -> list[Command]:
-        """All of it is in memory; `source`: the node that a copy came from, if that still is there."""
+        """All of it is in memory; `source`: of a copy that came from the object itself, the node that has it, if that
+        still is there. A copy of a copy stands for itself: nobody knows how long the other one stays."""
         found = self.objects[key]
         found.place = Place.MEMORY
         found.source = source
@@ -391,7 +392,7 @@ class ObjectTable:
         self.allocator.free(found.offset)
         found.offset = -1
         found.place = Place.DISK
-        if found.freed:
+        if found.freed or not found.location:
             self._drop(found)
         return self._settled()
 
@@ -460,6 +461,8 @@ class ObjectTable:
         self.allocator.free(found.offset)
         found.offset = -1
         found.place = Place.DISK
+        if not found.location:
+            self._drop(found)
 
     def _spill_ended(self, key: Key) -> StoredObject:
         found = self.objects[key]
@@ -481,12 +484,15 @@ class ObjectTable:
 
     def _keep_openers(self, found: StoredObject, openers: list[tuple[int, ProcessId]]) -> None:
         """The others wait no more. When nobody does, no room is made for it: that would hold up those behind."""
+        left = len(openers) < len(found.openers)
         found.openers = openers
-        if openers or found.place is not Place.RESTORING:
+        if openers or not left or found.place is not Place.RESTORING:
             return
         if found.key in self._restores:
             del self._restores[found.key]
             found.place = Place.DISK
+            if not found.location:
+                self._drop(found)
         elif not found.location:
             self._out.append(StopPull(found.key))
 
@@ -515,7 +521,7 @@ class ObjectTable:
             self._keep_openers(found, [each for each in found.openers if each[1] != process])
             if found.writer == process and found.key in self._creates:
                 self._give_up(found, f"object {found.key} was never written")
-            elif found.owner == process or found.heirs:
+            elif (found.owner == process or found.heirs) and found.key in self.objects:
                 if not self._passes_on(found, process):
                     self._free(found)
 
@@ -542,7 +548,8 @@ class ObjectTable:
         self._drop(found)
 
     def _drop(self, found: StoredObject) -> None:
-        """Forget a freed object, unless somebody reads, writes, spills or restores it: then when that is over."""
+        """Forget a freed object, unless somebody reads, writes, spills or restores it: then when that is over. Or a
+        copy that nobody reads."""
         being_read_back = found.place is Place.RESTORING and found.in_memory
         if found.pins or found.place is Place.SPILLING or being_read_back:
             return

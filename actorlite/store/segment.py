@@ -112,9 +112,11 @@ class Segment:
         Raises `OSError` (`ENOSPC`, `ENOMEM`) when the host has no more.
         """
         while self.backed < end:
-            step = min(BACK_STEP_BYTES, self.capacity - self.backed)
-            os.posix_fallocate(self.fd, self.backed, step)
-            self.backed += step
+            begin = self.backed
+            step = min(BACK_STEP_BYTES, self.capacity - begin)
+            os.posix_fallocate(self.fd, begin, step)
+            # Another thread may have done the same: who waits for one can be cancelled, and the thread goes on.
+            self.backed = max(self.backed, begin + step)
 
     def write(self, offset: int, data: Any) -> None:
         """Copy a contiguous buffer, whole, to `offset`. Blocks, without the interpreter's lock."""

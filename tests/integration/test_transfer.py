@@ -257,12 +257,72 @@ async def test_a_pull_goes_on_from_another_holder(pair: Cluster, eventually: Any
     assert numpy.array_equal(await reading, pattern(7, 12))
     assert held.served == 9 and other.served == 25 - 9
     assert table_of(third).objects[key].source == ""  # that is the object itself now
-    assert table_of(first).objects[key].source == third.id
+    assert table_of(first).objects[key].source == ""  # and so is this: it came from a copy
     # And its owner frees both, though the node that it was written on is gone.
     del ref, reading
 
     async def gone() -> bool:
         return is_empty(pair.nodes)
+
+    await eventually(gone)
+
+
+async def test_a_copy_that_is_stopped_before_it_has_begun_leaves_nothing(pair: Cluster, eventually: Any) -> None:
+    first, second = pair.nodes
+    ref = make.remote(1, 8)
+    await made(ref)
+    assert numpy.array_equal(await make.remote(2), pattern(2))  # now the first node has a store as well
+    stored = ref._stored.stored
+    store = first.node.store._store
+    request, _ = store._request()
+    store._do(store.table.open(request, stored.key, ProcessId("reader"), stored.size, second.id))
+    assert store.table.objects[stored.key].in_memory
+    store._do(store.table.withdraw(request))
+    del store._waiting[request]
+
+    async def gone() -> bool:
+        return stored.key not in store.table.objects and stored.key not in store._pulls
+
+    await eventually(gone)
+    assert numpy.array_equal(await ref, pattern(1, 8))
+
+
+async def test_what_is_freed_while_another_node_is_granted_it_is_not_copied(
+    pair: Cluster, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = make.remote(1, 3)
+    await made(ref)
+    stored = ref._stored.stored
+    store = pair.nodes[1].node.store._store
+    answer = store._answer
+
+    async def freed_meanwhile(*args: Any) -> int:
+        offset: int = await answer(*args)
+        store._do(store.table.free(stored.key))
+        return offset
+
+    monkeypatch.setattr(store, "_answer", freed_meanwhile)
+    with pytest.raises(al.errors.ObjectLostError, match="no node has"):
+        await pair.session.runtime.stored.client.open(stored)
+
+    async def gone() -> bool:
+        return is_empty(pair.nodes)
+
+    await eventually(gone)
+    assert stored.key not in store._copies
+
+
+async def test_a_copy_whose_owner_was_known_to_have_ended_is_not_kept(pair: Cluster, eventually: Any) -> None:
+    keeper = Keeper.remote()
+    (ref,) = await keeper.put(9)
+    store = pair.nodes[1].node.store._store
+    [owner] = {found.owner for key, found in store.table.objects.items() if key not in store.slabs.leased}
+    pair.nodes[0].node.members.process_ended(owner)  # that came before the answer to the question for the object
+    assert numpy.array_equal(await ref, pattern(9))
+    pair.session.runtime.stored.let_go()
+
+    async def gone() -> bool:
+        return is_empty(pair.nodes[:1])
 
     await eventually(gone)
 

@@ -19,6 +19,7 @@ from actorlite.rpc.handshake import MAX_HANDSHAKE_BYTES
 from actorlite.rpc.peer import MAX_MESSAGE_BYTES
 from actorlite.wire.messages import (
     Cancel,
+    CancelRequest,
     Credit,
     Exists,
     Failed,
@@ -39,6 +40,7 @@ from actorlite.wire.messages import (
     Yes,
     encode,
 )
+from actorlite.wire.nodes import Chunk
 
 VALUE = Payload(1, b"value")
 
@@ -499,6 +501,252 @@ def test_a_response_that_cannot_be_sent_any_more_is_dropped(link, caplog):
     gate.set_result(Yes(True))
     link.loop.turn()
     assert link.loop.problems == [] and not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+# --- requests whose cancellation the other side hears of
+
+
+def asked(link, number=5):
+    """A request under way, and what is to be undone of it."""
+    undone = []
+    task = link.loop.run(link.peer.ask(number, NodeStatus(), undone.append))
+    assert link.connection.sent == [Request(number, NodeStatus())]
+    return task, undone
+
+
+def has_no_entries(link):
+    return not link.peer._pending and not link.peer._deferred and not link.peer._serving
+
+
+def test_asking_returns_the_typed_response(link):
+    task, undone = asked(link)
+    link.receive(Response(5, Yes(True)))
+    link.loop.turn()
+    assert task.result() == Yes(True) and undone == [] and has_no_entries(link)
+
+
+def test_asking_raises_what_the_other_side_answered(link):
+    task, undone = asked(link)
+    link.receive(Response(5, None, "no room", "TaskUnschedulableError"))
+    link.loop.turn()
+    assert isinstance(task.exception(), TaskUnschedulableError) and undone == [] and has_no_entries(link)
+
+
+def test_the_other_side_hears_when_who_asks_is_cancelled(link):
+    task, undone = asked(link)
+    task.cancel()
+    link.loop.turn()
+    assert task.cancelled() and link.connection.sent == [CancelRequest(5)]
+    link.receive(Response(5, None, "it was cancelled", "ActorliteError"))
+    assert undone == [] and has_no_entries(link)
+
+
+def test_an_answer_that_was_under_way_is_undone_once(link):
+    task, undone = asked(link)
+    task.cancel()
+    link.loop.turn()
+    link.receive(Response(5, Yes(True)))
+    link.receive(Response(5, Yes(False)))
+    link.lose()
+    assert task.cancelled() and undone == [Yes(True)] and has_no_entries(link)
+
+
+def test_an_answer_that_comes_before_who_asks_hears_of_his_cancellation_is_undone(link):
+    task, undone = asked(link)
+    task.cancel()
+    link.receive(Response(5, Yes(True)))
+    link.loop.turn()
+    assert task.cancelled() and undone == [Yes(True)]
+    assert link.connection.sent == [] and has_no_entries(link)
+
+
+def test_an_answer_that_who_asks_has_not_seen_yet_is_undone(link):
+    task, undone = asked(link)
+    link.receive(Response(5, Yes(True)))
+    task.cancel()
+    link.loop.turn()
+    assert task.cancelled() and undone == [Yes(True)]
+    assert link.connection.sent == [] and has_no_entries(link)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_of_an_error_nothing_is_undone(link, when):
+    task, undone = asked(link)
+    if when == "after":
+        task.cancel()
+    link.receive(Response(5, None, "no", "ActorliteError"))
+    task.cancel()
+    link.loop.turn()
+    assert task.cancelled() and undone == [] and has_no_entries(link)
+
+
+@pytest.mark.parametrize("how", ["lost", "cancelled, lost", "lost, cancelled", "cancelled at once, lost"])
+def test_of_a_lost_connection_nothing_is_undone(link, how):
+    task, undone = asked(link)
+    if how.startswith("cancelled"):
+        task.cancel()
+    if how.startswith("cancelled,"):
+        link.loop.turn()
+    link.connection.end(ConnectionLost("gone"))
+    if how.endswith("cancelled"):
+        task.cancel()
+    link.loop.turn()
+    assert task.cancelled() == (how != "lost") and undone == [] and has_no_entries(link)
+    if how == "lost":
+        with pytest.raises(ConnectionLost, match="gone"):
+            task.result()
+
+
+def test_asking_on_a_lost_connection_raises_and_leaves_nothing(link):
+    link.lose()
+    task = link.loop.run(link.peer.ask(5, NodeStatus(), pytest.fail))
+    assert task.exception().outcome is Outcome.NOT_EXECUTED and has_no_entries(link)
+
+
+@pytest.mark.usefixtures("only_two")
+def test_what_waits_here_to_be_asked_is_cancelled_without_being_sent(link):
+    for number in range(2):
+        link.peer.call(number, Waiter(), encode(Cancel(number)))
+    tasks = [link.loop.run(link.peer.ask(number, NodeStatus(), pytest.fail)) for number in (2, 3)]
+    tasks[0].cancel()
+    link.loop.turn()
+    assert tasks[0].cancelled() and link.connection.sent == [Cancel(0), Cancel(1)]
+    link.receive(Reply(0, VALUE))
+    link.receive(Reply(1, VALUE))
+    assert link.connection.sent == [Request(3, NodeStatus())]
+    link.receive(Response(3, Yes(True)))
+    link.loop.turn()
+    assert tasks[1].result() == Yes(True) and has_no_entries(link)
+
+
+def test_a_request_that_is_cancelled_before_it_is_begun_is_never_begun(link):
+    async def handler(peer, body):
+        pytest.fail("it was begun")
+
+    link.handlers.on_requests({Retire: handler})
+    link.receive(Request(3, Retire()))
+    link.receive(CancelRequest(3))
+    link.loop.turn()
+    assert link.connection.sent == [Response(3, None, "it was cancelled", "ActorliteError")]
+    assert has_no_entries(link)
+
+
+def test_a_request_that_is_cancelled_while_it_is_served_is_answered_when_it_has_cleaned_up(link):
+    cleaned = link.loop.create_future()
+
+    async def handler(peer, body):
+        try:
+            await link.loop.create_future()
+        finally:
+            await cleaned
+
+    assert serve(link, Retire(), handler) == []
+    link.receive(CancelRequest(3))
+    link.loop.turn()
+    assert link.connection.sent == []
+    cleaned.set_result(None)
+    link.loop.turn()
+    assert link.connection.sent == [Response(3, None, "it was cancelled", "ActorliteError")]
+    assert has_no_entries(link)
+
+
+def test_a_handler_that_answers_in_spite_of_its_cancellation_has_answered(link):
+    async def handler(peer, body):
+        try:
+            await link.loop.create_future()
+        except BaseException:
+            return Yes(True)
+
+    serve(link, Retire(), handler)
+    link.receive(CancelRequest(3))
+    link.loop.turn()
+    assert link.connection.sent == [Response(3, Yes(True))] and has_no_entries(link)
+
+
+def test_cancelling_what_is_answered_or_unknown_does_nothing(link):
+    async def handler(peer, body):
+        return Yes(True)
+
+    assert serve(link, Retire(), handler) == [Response(3, Yes(True))]
+    link.receive(CancelRequest(3))
+    link.receive(CancelRequest(4))
+    link.loop.turn()
+    assert link.connection.sent == [] and has_no_entries(link)
+
+
+def test_of_two_requests_with_one_number_each_is_answered(link):
+    gates = [link.loop.create_future() for _ in range(2)]
+    turn = iter(gates)
+
+    async def handler(peer, body):
+        return await next(turn)
+
+    serve(link, Retire(), handler)
+    serve(link, Retire(), handler)
+    for gate in gates:
+        gate.set_result(Yes(True))
+        link.loop.turn()
+    assert link.connection.sent == [Response(3, Yes(True))] * 2
+    assert link.loop.problems == [] and has_no_entries(link)
+
+
+def test_a_lost_connection_leaves_no_requests_that_are_served(link):
+    async def handler(peer, body):
+        await link.loop.create_future()
+
+    serve(link, Retire(), handler)
+    link.lose()
+    assert link.loop.problems == [] and has_no_entries(link)
+
+
+# --- room for what comes
+
+
+class Roomy(Waiter):
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+        self.memory = memoryview(bytearray(10))
+
+    def room(self, size):
+        self.sizes.append(size)
+        return self.memory[:size] if size <= 10 else None
+
+
+def test_who_waits_for_bytes_says_where_they_go(link):
+    waiter = Roomy()
+    link.peer.call(1, waiter, b"call")
+    room = link.peer.room_for(memoryview(encode(Chunk(1))), 4)
+    room[:] = b"data"
+    assert bytes(waiter.memory[:4]) == b"data"
+    assert link.peer.room_for(memoryview(encode(Chunk(1))), 11) is None
+    assert waiter.sizes == [4, 11]
+    assert waiter.answers == [], "only when all of it is there"
+    link.receive(Chunk(1), b"data")
+    assert waiter.answers == [Chunk(1)]
+
+
+@pytest.mark.parametrize(
+    "first", [encode(Chunk(2)), encode(Chunk(3)), encode(Reply(1, VALUE)), encode(Taken(1)), b"", b"garbage"]
+)
+def test_for_everything_else_there_is_no_room(link, first):
+    link.peer.call(1, Roomy(), b"call")
+    link.peer.call(2, Waiter(), b"call")
+    assert link.peer.room_for(memoryview(first), 4) is None
+    assert link.peer.is_open, "it is refused when it is whole, if it has to be"
+
+
+def test_what_has_its_answer_has_no_room_any_more(link):
+    link.peer.call(1, Roomy(), b"call")
+    link.receive(Chunk(1, "no"))
+    assert link.peer.room_for(memoryview(encode(Chunk(1))), 4) is None
+
+
+def test_a_stranger_is_given_no_room(new_link):
+    link = new_link(connecting=False)
+    link.attach()
+    link.peer._pending[1] = Roomy()
+    assert link.peer.room_for(memoryview(encode(Chunk(1))), 4) is None
 
 
 # --- other messages

@@ -147,6 +147,21 @@ def test_memory_is_backed_in_steps_up_to_the_end() -> None:
     segment.close()
 
 
+def test_memory_that_two_threads_back_at_once_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = Segment.create(1000 * MiB)
+    fallocate = os.posix_fallocate
+
+    def meanwhile(fd: int, offset: int, size: int) -> None:
+        monkeypatch.setattr(os, "posix_fallocate", fallocate)
+        segment.back(1)
+        fallocate(fd, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", meanwhile)
+    segment.back(1)
+    assert segment.backed == os.fstat(segment.fd).st_blocks * 512 == module.BACK_STEP_BYTES
+    segment.close()
+
+
 def test_without_memfd_a_file_without_a_name_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.sys, "platform", "darwin")
     segment = Segment.create(MiB)

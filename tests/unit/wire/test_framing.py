@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from struct import pack
 
 import pytest
@@ -215,3 +216,196 @@ def test_a_malformed_header_of_a_large_frame_is_refused_before_anything_is_alloc
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+# Room that the sink has for the second of two parts.
+
+
+@dataclass
+class Rooms(Limit):
+    """A sink with memory of its own, which has room for what it wants."""
+
+    wants: Callable[[bytes, int], bool] = lambda first, size: True
+    given: list[tuple[bytes, memoryview]] = field(default_factory=list)
+    asked: int = 0
+
+    def room_for(self, first: memoryview, size: int) -> memoryview | None:
+        self.asked += 1
+        if not self.wants(bytes(first), size):
+            return None
+        # In the middle of something larger: no byte beside it may be touched.
+        room = memoryview(bytearray(b"#" * (size + 2)))
+        self.given.append((bytes(first), room))
+        return room[1:-1]
+
+
+def received(reader: FrameReader, data: bytes, sizes: Sequence[int]) -> list[list[memoryview]]:
+    """All messages of `data`, which comes in reads of these sizes, over and over; fewer bytes where there is no room
+    for more."""
+    messages, turn = [], 0
+    while data:
+        buffer = reader.get_buffer()
+        count = min(len(buffer), len(data), sizes[turn % len(sizes)])
+        turn += 1
+        buffer[:count] = data[:count]
+        data = data[count:]
+        messages += reader.advance(count)
+    return messages
+
+
+def contents(messages: Sequence[Sequence[memoryview]]) -> list[list[bytes]]:
+    return [[bytes(part) for part in parts] for parts in messages]
+
+
+def landed(rooms: Rooms, messages: Sequence[Sequence[memoryview]]) -> None:
+    """What there was room for is there, and its message is built on that very memory."""
+    built_on = [parts for parts in messages if len(parts) == 2]
+    for first, room in rooms.given:
+        assert room[:1] == room[-1:] == b"#", "bytes beside the room"
+        [parts] = [each for each in built_on if each[1].obj is room.obj]
+        assert parts[0] == first and parts[1] == room[1:-1] and parts[1].readonly
+
+
+@given(
+    st.lists(
+        st.tuples(st.binary(max_size=30), st.binary(max_size=400))
+        | st.lists(st.binary(max_size=100), min_size=1, max_size=4).map(tuple),
+        max_size=8,
+    ),
+    st.lists(st.integers(1, 300), min_size=1, max_size=20),
+    st.lists(st.booleans(), min_size=1, max_size=5),
+)
+def test_bytes_land_where_there_is_room_for_them_however_they_come(messages, sizes, answers):
+    stream = b"".join(encoded(*parts) for parts in messages)
+    rooms = Rooms(wants=lambda first, size: answers[rooms.asked % len(answers)])
+    reader = FrameReader(rooms, memoryview(bytearray(256)))
+    got = received(reader, stream, sizes)
+    assert contents(got) == [list(parts) for parts in messages]
+    assert reader.at_boundary
+    landed(rooms, got)
+
+
+def test_room_is_asked_for_when_the_first_part_has_come_with_the_beginning():
+    """At every place where the stream may be cut in two."""
+    stream, following = encoded(b"head", bytes(range(200))), encoded(b"next", b"one")
+    first_is_there = HEADER.size + 8 + 4
+    for cut in range(1, len(stream)):
+        rooms = Rooms()
+        reader = FrameReader(rooms)
+        got = received(reader, stream[:cut], [cut])
+        assert got == [] and not reader.at_boundary
+        assert rooms.asked == (first_is_there <= cut)
+        got = received(reader, stream[cut:] + following, [2**20])
+        assert contents(got) == [[b"head", bytes(range(200))], [b"next", b"one"]]
+        assert len(rooms.given) == (first_is_there <= cut)
+        landed(rooms, got)
+
+
+def test_the_rest_is_received_where_there_is_room_for_it():
+    rooms = Rooms()
+    stream = encoded(b"head", bytes(1000))
+    reader = FrameReader(rooms)
+    received(reader, stream[:100], [100])
+    [(_, room)] = rooms.given
+    assert reader.get_buffer().obj is room.obj
+    assert len(reader.get_buffer()) == len(stream) - 100
+
+
+def test_without_room_a_message_is_as_without_a_sink_that_has_some():
+    stream = encoded(b"head", bytes(1000))
+    rooms = Rooms(wants=lambda first, size: False)
+    [[head, data]] = received(FrameReader(rooms), stream, [100])
+    assert rooms.asked == 1, "once for each message"
+    assert head.obj is data.obj and data == bytes(1000)
+
+
+@pytest.mark.parametrize("parts", [[b"a" * 500], [b"a", b"b", b"c" * 500], [b"a" * 500, b""], [b"small", b"message"]])
+def test_for_other_messages_nobody_is_asked_for_room(parts):
+    rooms = Rooms()
+    stream = encoded(*parts)
+    assert contents(received(FrameReader(rooms), stream, [len(stream), 100])) == [parts]
+    if len(parts) != 2 or not parts[1]:
+        received(FrameReader(rooms), stream, [100])
+    assert rooms.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "second"),
+    [(300, 4, 100), (300, 4, 400), (300, 300, 300), (300, 2**32 - 1, 2**32 - 1), (300, 2**32 - 1, 300 - 7)],
+)
+@pytest.mark.parametrize("read", [7, 40, 1000])
+def test_with_lengths_that_do_not_fit_there_is_no_room_and_the_message_is_refused(size, first, second, read):
+    rooms = Rooms()
+    frame = HEADER.pack(size, 2) + pack("<2I", first, second) + bytes(size - 8)
+    with pytest.raises(ProtocolError, match=f"announces parts of {first + second} bytes"):
+        received(FrameReader(rooms), frame, [read])
+    assert rooms.asked == 0
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(1, 100), min_size=1, max_size=10))
+def test_any_bytes_are_messages_or_refused_and_none_is_written_beside_a_room(data, sizes):
+    rooms = Rooms(1000)
+    try:
+        received(FrameReader(rooms), HEADER.pack(300, 2) + data, sizes)
+    except ProtocolError:
+        pass  # `FrameTooLarge` is one
+    assert all(room[:1] == room[-1:] == b"#" for _, room in rooms.given)
+
+
+def test_a_frame_above_the_limit_is_refused_before_anybody_is_asked_for_room():
+    rooms = Rooms(1000)
+    assert contents(received(FrameReader(rooms), encoded(b"head", bytes(988)), [100])) == [[b"head", bytes(988)]]
+    assert rooms.asked == 1
+    size = 2**32 - 1
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameTooLarge, match="the limit is 1000"):
+            received(FrameReader(rooms), HEADER.pack(size, 2) + pack("<2I", 4, size - 12) + b"head", [100])
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert rooms.asked == 1
+
+
+def test_with_room_nothing_else_of_its_size_is_allocated():
+    size = 2**23
+    room = memoryview(bytearray(size))
+
+    @dataclass
+    class Sink(Limit):
+        def room_for(self, first: memoryview, size: int) -> memoryview:
+            return room
+
+    stream = encoded(b"head", bytes(size))
+    reader = FrameReader(Sink())
+    tracemalloc.start()
+    try:
+        [[_, data]] = received(reader, stream[:100], [100]) + _rest(reader, memoryview(stream)[100:])
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert data.obj is room.obj and len(data) == size
+
+
+def _rest(reader: FrameReader, data: memoryview) -> list[list[memoryview]]:
+    reader.get_buffer()[:] = data
+    return list(reader.advance(len(data)))
+
+
+def test_the_first_part_does_not_share_memory_with_the_receive_buffer():
+    reader = FrameReader(Rooms())
+    stream = encoded(b"head", bytes(1000))
+    scratch = reader.get_buffer()
+    assert received(reader, stream[:100], [100]) == []
+    scratch[:] = bytes(len(scratch))
+    [[head, _]] = received(reader, stream[100:], [2**20])
+    assert head == b"head" and head.readonly
+
+
+def test_what_the_sink_raises_comes_out():
+    class Sink(Limit):
+        def room_for(self, first: memoryview, size: int) -> memoryview:
+            raise LookupError("on purpose")
+
+    with pytest.raises(LookupError):
+        received(FrameReader(Sink()), encoded(b"head", bytes(1000)), [100])
