@@ -17,6 +17,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ VIEW_BYTES = STORE_BYTES // 8
 SMALLEST, LARGEST = 100 * 1024, 6 * MiB
 USERS = 4
 KEEPERS = 2
+BURST = 8
 EMPTY_WITHIN_S = 30.0
 
 Array = numpy.typing.NDArray[numpy.int64]
@@ -60,6 +62,12 @@ def check(array: Array, seed: int, size: int) -> bool:
 @al.remote(max_retries=5)
 async def check_all(values: list[tuple[al.ObjectRef[Array], int, int]]) -> bool:
     return all([is_right(await ref, seed, size) for ref, seed, size in values])
+
+
+@al.remote
+def produce(seed: int, size: int, count: int) -> Iterator[Array]:
+    for number in range(count):
+        yield content(seed + number, size)
 
 
 class Keeper(al.Actor):
@@ -124,7 +132,7 @@ class Soak:
 
     async def use(self) -> None:
         actions = [self.put] * 6 + [self.get] * 8 + [self.drop] * 2 + [self.make] * 3 + [self.check] * 4
-        actions += [self.check_some, self.look, self.look, self.keep, self.keep]
+        actions += [self.check_some, self.look, self.look, self.keep, self.keep, self.burst, self.stream]
         while time.monotonic() < self.ends and not self.wrong:
             action = self.kill if self.random.random() < 0.003 else self.random.choice(actions)
             self.count(action.__name__)
@@ -149,6 +157,23 @@ class Soak:
         await ref.ready()
         if ref.exception() is None:
             self.values.append(Value(ref, seed, size))
+
+    async def burst(self) -> None:
+        """Several small ones in a row: room for them is leased ahead."""
+        for _ in range(BURST):
+            seed, size = self.new()[0], self.random.randrange(SMALLEST, 4 * SMALLEST)
+            self.values.append(Value(await al.put(content(seed, size)), seed, size))
+
+    async def stream(self) -> None:
+        """Items of a generator; some are left where they are."""
+        seed, size = self.seeds + 1, self.random.randrange(SMALLEST, MiB)
+        self.seeds += BURST
+        async with produce.remote(seed, size, BURST) as items:
+            async for ref in items:
+                self.expect(is_right(await ref, seed, size), f"item {seed} of a stream")
+                seed += 1
+                if self.random.random() < 1 / BURST:
+                    break
 
     async def get(self) -> None:
         if (value := self.any_value()) is not None:
