@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from actorlite.errors import ActorliteError, WorkerStartError
 from actorlite.ids import ProcessId
@@ -10,14 +10,21 @@ from actorlite.node.workers import Job, WorkerPool
 from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import LeaseWorker
 
+MAX_ENDED = 1000
+
 
 class Guests:
     """Owned by the lease desk. `own` is the node's: who registered here, and for which job."""
 
-    def __init__(self, here: ProcessId, own: Mapping[ProcessId, Job], workers: WorkerPool) -> None:
+    def __init__(
+        self, here: ProcessId, own: Mapping[ProcessId, Job], workers: WorkerPool, ended: Container[ProcessId]
+    ) -> None:
         self._here = here
         self._own = own
         self._workers = workers
+        self._ended = ended
+        """Processes of other nodes that are gone."""
+        self._ended_jobs: dict[str, None] = {}
         self._homes: dict[ProcessId, ProcessId] = {}
         """Processes that have, or ask for, leases, and their nodes."""
         self._jobs: dict[str, Job] = {}
@@ -35,6 +42,9 @@ class Guests:
             return self._own[peer.identity.process]
         if peer.identity.role != "node":
             raise ActorliteError("only a node may ask for another process")
+        # Requests are seen to a pass later than messages: the end of whom it is for may have overtaken this one.
+        if body.owner in self._ended or info.name in self._ended_jobs:
+            raise WorkerStartError(f"process {body.owner} of job {info.name} has ended")
         self._homes[body.owner] = peer.identity.process
         if info.home == self._here:
             found = next((each for each in self._own.values() if each.name == info.name), None)
@@ -51,6 +61,9 @@ class Guests:
 
     def job_ended(self, name: str) -> None:
         """Its driver, on another node, is gone."""
+        self._ended_jobs[name] = None
+        while len(self._ended_jobs) > MAX_ENDED:
+            del self._ended_jobs[next(iter(self._ended_jobs))]
         job = self._jobs.pop(name, None)
         if job is not None:
             self._workers.end_job(job)

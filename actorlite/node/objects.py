@@ -41,8 +41,8 @@ from actorlite.state.objects import (
     Refused,
     SpillOut,
     StopPull,
-    why_full,
 )
+from actorlite.state.shortage import why_full
 from actorlite.state.slabs import PlacedValue, Slabs
 from actorlite.store.capacity import default_capacity
 from actorlite.store.spilling import SpillError
@@ -77,6 +77,8 @@ from when the owner was heard of."""
 MAX_ABANDONED = 1000
 ASK_AGAIN_S = 1.0
 OWNER_SAYS_S = 1.0
+SOON_S = 0.5
+MOST_PATIENCE_S = 20.0
 SPILL_AGAIN_S = 1.0
 """How long after a failure to spill it is tried again."""
 
@@ -97,6 +99,8 @@ class NodeStore:
         self._copies: dict[Key, set[ProcessId]] = {}
         """The other nodes that have copied an object from here."""
         self._pulls: dict[Key, asyncio.Task[None]] = {}
+        self._patience: dict[Key, float] = {}
+        """Of pulls that were paused: how long the other node gets next time to have the object in memory."""
         self._backing = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[int]] = {}
@@ -158,16 +162,41 @@ class NodeStore:
     def node_lost(self, node: ProcessId) -> None:
         """Another node is gone, with its processes, its reads of objects here, and what only it had."""
         self._do(self.table.process_gone(node))
+        adopted = self.table.copies_of(node)
         self._do(self.table.node_gone(node))
         for nodes in self._copies.values():
             nodes.discard(node)
         self._forget_copies()
+        of: dict[ProcessId, list[Key]] = {}
+        for key in filter(self.table.is_needed, adopted):
+            of.setdefault(self.table.objects[key].owner, []).append(key)
+        for owner, keys in of.items():
+            self._spawn(self._see_if_needed(owner, keys))
+
+    async def _see_if_needed(self, owner: ProcessId, keys: Sequence[Key]) -> None:
+        """What the owner had let go may not have been passed on by the node that is gone."""
+        try:
+            said = await self._explanation(owner, keys)
+        except (ActorliteError, TimeoutError):
+            if self._is_there(owner, self._home_of(keys)):
+                return  # its own end will be heard of
+            said = ()
+        held = {key for key, _, _ in said}
+        for key in keys:
+            if key not in held:
+                self._do(self.table.free(key))
 
     def _forget_copies(self) -> None:
-        """Of what was freed because its owner is gone: the other nodes know of that themselves."""
+        """Of what was freed because its owner is gone."""
         objects = self.table.objects
         for key in [key for key in self._copies if (found := objects.get(key)) is None or found.freed]:
-            del self._copies[key]
+            self._tell_copies(key)
+
+    def _tell_copies(self, key: Key) -> None:
+        """An object is freed: so are its copies on other nodes."""
+        for node in self._copies.pop(key, ()):
+            if (there := self._members.peer(node)) is not None:
+                there.tell(encode(FreeObjects((key,))))
 
     # --- requests
 
@@ -251,20 +280,27 @@ class NodeStore:
         return structs.replace(found, objects=tuple(objects))
 
     async def _ask_owner(self, owner: ProcessId, keys: tuple[Key, ...]) -> Sequence[tuple[str, str, tuple[str, ...]]]:
-        peer = self._peer_of(owner, keys)
-        if peer is None:
-            return ()
         try:
             async with asyncio.timeout(OWNER_SAYS_S):
-                answer = await peer.request(next(self._hub.numbers), ExplainObjects(keys, owner))
+                return await self._explanation(owner, keys)
         except (ActorliteError, TimeoutError):
             return ()  # it is ending, or busy: the rest is worth knowing all the same
+
+    async def _explanation(self, owner: ProcessId, keys: Sequence[Key]) -> Sequence[tuple[str, str, tuple[str, ...]]]:
+        peer = self._peer_of(owner, keys)
+        if peer is None:
+            raise ConnectionLost(f"process {owner} is gone")
+        answer = await peer.request(next(self._hub.numbers), ExplainObjects(tuple(keys), owner))
         return answer.objects if isinstance(answer, Explained) else ()
 
     def _peer_of(self, owner: ProcessId, keys: Sequence[Key]) -> Peer | None:
         """Who answers questions to the owner of these objects: itself, or its node."""
-        home = next((found.home for key in keys if (found := self.table.objects.get(key)) is not None), HERE)
+        home = self._home_of(keys)
         return self._members.peer(home) if home else self._hub.peers.get(owner)
+
+    def _home_of(self, keys: Sequence[Key]) -> ProcessId:
+        """Of objects that have one owner."""
+        return next((found.home for key in keys if (found := self.table.objects.get(key)) is not None), HERE)
 
     def contents(self) -> Objects:
         table, slabs = self.table, self.slabs.leased
@@ -343,9 +379,7 @@ class NodeStore:
         for key in message.keys:
             self._do(self.slabs.free(key, by))
             if not self.table.is_needed(key):
-                for node in self._copies.pop(key, ()):
-                    if (there := self._members.peer(node)) is not None:
-                        there.tell(encode(FreeObjects((key,))))
+                self._tell_copies(key)
 
     def _claim(self, peer: Peer, message: ClaimObjects, parts: Sequence[memoryview]) -> None:
         if pass_on(self._hub, self._members, message):
@@ -415,7 +449,8 @@ class NodeStore:
     def _ask_for_pins(self) -> None:
         """Now, and again while somebody waits: a value may have been opened, and kept at hand, meanwhile."""
         for process in {process for each in self.table.objects.values() for process in each.pins}:
-            if (peer := self._hub.peers.get(process)) is not None:
+            peer = self._hub.peers.get(process)
+            if peer is not None and peer.identity.role != "node":  # another node copies it, and is done soon
                 peer.tell(encode(PinsWanted()))
         if not self._asks_again:
             self._asks_again = True
@@ -459,16 +494,23 @@ class NodeStore:
         key = command.key
         try:
             await self._back(command.offset + command.size)
-            node = await self.transfers.pull(command)
+            node = await self.transfers.pull(command, self._patience.get(key, SOON_S))
         except OSError as error:
             end = partial(self.table.restore_put_off, key, _no_memory(command.size, error))
         except ObjectLostError as error:
             end = partial(self.table.restore_failed, key, str(error))
+        except ObjectStoreFullError:
+            # It may wait for what this node keeps for this very pull. So both begin anew, at moments of their own.
+            patience = self._patience[key] = min(2 * self._patience.get(key, SOON_S), MOST_PATIENCE_S)
+            self._later(patience * self._hub.luck(), lambda: self._do(self.table.pull_resumed(key)))
+            self._do(self.table.pull_paused(key))
+            return
         except Exception as error:
             end = partial(self.table.restore_put_off, key, f"object {key} could not be copied: {error}")
         else:
             is_original = node == command.source and self._members.peer(node) is not None
             end = partial(self.table.restored, key, node if is_original else HERE)
+        self._patience.pop(key, None)
         self._do(end())
         copy = self.table.objects.get(key)
         if copy is not None and not self._is_there(copy.owner, copy.home):
@@ -479,6 +521,7 @@ class NodeStore:
         if self._pulls.get(key) is task:
             del self._pulls[key]
             if task.cancelled():
+                self._patience.pop(key, None)
                 self._do(self.table.pull_stopped(key))
 
     async def _back(self, end: int) -> None:

@@ -8,9 +8,9 @@ on is gone: that is rare, and what nobody keeps nobody has to keep right.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any
 
 from actorlite.errors import ActorliteError, ConnectionLost, ObjectLostError
 from actorlite.ids import ProcessId
@@ -30,8 +30,6 @@ MAX_PULLS = 16
 """Pulls that get chunks at once; more wait, so that what is under way takes a bounded amount of memory."""
 REST_S = 5.0
 """How long the rest of a chunk may take that nobody wants any more."""
-OPEN_S = 3600.0
-"""How long the other node may take to have an object in memory: whoever waits for it here has a deadline of his own."""
 
 
 class Transfers:
@@ -46,17 +44,18 @@ class Transfers:
 
     # --- getting
 
-    async def pull(self, command: Pull) -> ProcessId:
+    async def pull(self, command: Pull, patience_s: float) -> ProcessId:
         """Copy an object; returns the node that the last of it came from. What arrives is written as it comes.
 
-        Raises `ObjectLostError` when no node has it, and what a node that has it answers. When it ends, however that
-        is, nothing is written any more.
+        Raises `ObjectLostError` when no node has it, `ObjectStoreFullError` when one that has it cannot have it in
+        memory within `patience_s`, and what else that answers. When it ends, however that is, nothing is written any
+        more.
         """
         missing = deque(range(0, command.size, CHUNK_BYTES))
         why = f"the node that it was written on ({command.source}) is gone"
         async for peer in self._holders(command):
             try:
-                await self._pull_from(peer, command, missing)
+                await self._pull_from(peer, command, missing, patience_s)
             except (ObjectLostError, ConnectionLost) as error:
                 why = str(error)
             else:
@@ -76,8 +75,8 @@ class Transfers:
         found = await self._members.ask(HasObject(key), _has_it, leave_out=asked)
         return found[0] if found is not None else None
 
-    async def _pull_from(self, peer: Peer, command: Pull, missing: deque[int]) -> None:
-        placed = await self._open(peer, command)
+    async def _pull_from(self, peer: Peer, command: Pull, missing: deque[int], patience_s: float) -> None:
+        placed = await self._open(peer, command, patience_s)
         self._table.owned_by(command.key, placed.owner, self._here(placed.home))
         try:
             async with self._places:
@@ -85,11 +84,11 @@ class Transfers:
         finally:
             peer.tell(encode(CloseObjects(((command.key, 1),))))
 
-    async def _open(self, peer: Peer, command: Pull) -> Placed:
+    async def _open(self, peer: Peer, command: Pull, patience_s: float) -> Placed:
         def close(placed: object) -> None:
             peer.tell(encode(CloseObjects(((command.key, 1),))))
 
-        placed = await peer.ask(next(self._hub.numbers), OpenObject(command.key, OPEN_S), close)
+        placed = await peer.ask(next(self._hub.numbers), OpenObject(command.key, patience_s), close)
         if not isinstance(placed, Placed):
             raise ActorliteError(f"{peer!r} answered a request for an object with {placed!r}")
         return placed
@@ -142,10 +141,7 @@ class _Incoming:
             self._missing.extend(self._asked)
             self._asked.clear()
             if self._receiving:
-                rest = asyncio.ensure_future(self._received())
-                while not rest.done():
-                    with contextlib.suppress(asyncio.CancelledError):  # what ended this is raised in its place
-                        await asyncio.shield(rest)
+                await _to_the_end(self._received())
 
     def _ask_for_next(self) -> None:
         start = self._missing.popleft()
@@ -185,6 +181,7 @@ class _Incoming:
     def failed(self, error: ActorliteError) -> None:
         if not self._over.done():
             self._over.set_exception(error)
+            self._over.exception()  # nobody may be waiting yet
 
     async def _received(self) -> None:
         """Nothing is written to the segment any more. A peer that stalls in the middle of a chunk is cut off."""
@@ -229,6 +226,19 @@ class _Awaited:
         if self.in_place:
             self.incoming.received()
         self.incoming.failed(error)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await it, also when this is cancelled, which is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _has_it(answer: object) -> bool:

@@ -17,14 +17,13 @@ from typing import TypeAlias
 
 from actorlite.ids import ProcessId
 from actorlite.state.allocator import Allocator
+from actorlite.state.shortage import too_large
 
 Key: TypeAlias = str
 """Names a stored value in its node."""
 
 HERE = ProcessId("")
 """For a node: the one whose table this is."""
-NAMED = 8
-"""Objects that the text of an error names."""
 
 
 class Place(Enum):
@@ -319,6 +318,10 @@ class ObjectTable:
         found = self.objects.get(key)
         return found is not None and not found.freed and (found.is_whole or bool(found.location))
 
+    def copies_of(self, node: ProcessId) -> list[Key]:
+        """What is here, whole, of what another node has."""
+        return [each.key for each in self.objects.values() if each.source == node and each.is_whole and not each.freed]
+
     def node_gone(self, node: ProcessId) -> list[Command]:
         """What processes of another node owned is freed; copies of what it had are the objects themselves now."""
         for found in list(self.objects.values()):
@@ -338,6 +341,24 @@ class ObjectTable:
         else:
             found.place = Place.DISK
             self._drop(found)
+        return self._settled()
+
+    def pull_paused(self, key: Key) -> list[Command]:
+        """The other node has no room to have it in memory: give this room to others, who may be what that one waits
+        for. Those who wait wait on, until `pull_resumed`."""
+        found = self.objects[key]
+        self.allocator.free(found.offset)
+        found.offset = -1
+        if not found.openers:
+            found.place = Place.DISK
+            self._drop(found)
+        return self._settled()
+
+    def pull_resumed(self, key: Key) -> list[Command]:
+        """After a pause, if anybody still waits: it stands in the queue again."""
+        found = self.objects.get(key)
+        if found is not None and found.place is Place.RESTORING and not found.in_memory:
+            self._restores[key] = None
         return self._settled()
 
     # --- events of the disk, and the end of a copy from another node
@@ -488,8 +509,8 @@ class ObjectTable:
         found.openers = openers
         if openers or not left or found.place is not Place.RESTORING:
             return
-        if found.key in self._restores:
-            del self._restores[found.key]
+        if found.key in self._restores or not found.in_memory:
+            self._restores.pop(found.key, None)
             found.place = Place.DISK
             if not found.location:
                 self._drop(found)
@@ -521,6 +542,8 @@ class ObjectTable:
             self._keep_openers(found, [each for each in found.openers if each[1] != process])
             if found.writer == process and found.key in self._creates:
                 self._give_up(found, f"object {found.key} was never written")
+            elif found.source:
+                pass  # the node that has the object itself knows who else owns it, and tells those that have copies
             elif (found.owner == process or found.heirs) and found.key in self.objects:
                 if not self._passes_on(found, process):
                     self._free(found)
@@ -563,30 +586,3 @@ class ObjectTable:
 
     def __repr__(self) -> str:
         return f"<ObjectTable objects={len(self.objects)} waiting={self.waiting}>"
-
-
-def too_large(capacity: int, size: int) -> str:
-    """Why an object can never be there."""
-    return (
-        f"a value of {size} bytes does not fit into the object store, which has {capacity} bytes: "
-        "split it, or start the node with a larger object_store_memory"
-    )
-
-
-def why_full(table: ObjectTable, size: int) -> str:
-    """Why there is no room now: who keeps what, largest first."""
-    pinned = sorted((each for each in table.objects.values() if each.pins), key=lambda each: -each.size)
-    lines = [
-        f"no room for {size} bytes: {table.allocator.free_bytes} of {table.allocator.capacity} bytes are free, the "
-        f"largest free range has {table.allocator.largest_free}"
-    ]
-    if table.spill_error:
-        lines.append(f"spilling to disk failed: {table.spill_error}")
-    elif not table.spills:
-        lines.append("spilling to disk is off")
-    for each in pinned[:NAMED]:
-        holders = ", ".join(f"{process} ({count})" for process, count in each.pins.items())
-        lines.append(f"object {each.key} of {each.size} bytes, {each.place.value}, is in use by {holders}")
-    if len(pinned) > NAMED:
-        lines.append(f"and {len(pinned) - NAMED} more in use")
-    return "; ".join(lines)

@@ -21,6 +21,7 @@ from actorlite.runtime import stored
 from actorlite.state.objects import ObjectTable
 from actorlite.testing import Cluster, ClusterNode, cluster
 from actorlite.wire.nodes import SendChunk
+from actorlite.wire.objects import FreeObjects
 
 pytestmark = pytest.mark.asyncio
 
@@ -41,6 +42,11 @@ def make(seed: int, mib: float = 1) -> Floats:
 @al.remote
 def double(array: Floats) -> Floats:
     return array * 2
+
+
+@al.remote
+def total(array: Floats) -> float:
+    return float(array.sum())
 
 
 @al.remote(num_cpus=1)
@@ -453,5 +459,74 @@ async def test_the_end_of_a_driver_ends_its_workers_on_other_nodes(pair: Cluster
 
     async def gone() -> bool:
         return not pair.nodes[1].node.workers.records and is_empty(pair.nodes)
+
+    await eventually(gone)
+
+
+async def test_two_nodes_that_need_each_other_s_room_do_not_wait_for_ever(tmp_path: Path) -> None:
+    """Each keeps room for what it copies from the other, which then has none to have that in memory."""
+    async with cluster(
+        nodes=2, num_cpus=[0, 2], object_store_memory=16 * MiB, object_spilling_directory=str(tmp_path)
+    ) as two:
+        own = [await al.put(pattern(seed, 12)) for seed in range(3)]  # one at a time is in memory
+        foreign = [make.remote(10 + seed, 12) for seed in range(3)]
+        for ref in foreign:
+            await made(ref)
+        async with asyncio.timeout(40):
+            for _ in range(3):
+                sums = [total.remote(al.arg(ref)) for ref in own]
+                for seed, ref in enumerate(foreign):
+                    assert numpy.array_equal(await ref, pattern(10 + seed, 12))
+                    two.session.runtime.stored.let_go()
+                assert await al.get(sums) == [float(pattern(seed, 12).sum()) for seed in range(3)]
+
+
+async def test_a_copy_whose_end_was_not_passed_on_is_freed_when_its_source_is_gone(
+    pair: Cluster, eventually: Any
+) -> None:
+    second = pair.nodes[1]
+    ref = make.remote(7, 2)
+    await made(ref)
+    third = await pair.add_node(1)
+    keeper = Keeper.remote()
+    assert await keeper.total(al.arg(ref)) == float(pattern(7, 2).sum())
+    await al.kill(keeper)
+    assert table_of(third).objects
+    second.node.hub._handlers.messages[FreeObjects] = lambda peer, message, parts: None  # it dies before it has read it
+    del ref
+
+    async def freed() -> bool:
+        return not pair.session.runtime.stored.client.holdings
+
+    await eventually(freed)
+    await pair.kill_node(second)
+
+    async def gone() -> bool:
+        return is_empty(pair.nodes)
+
+    await eventually(gone)
+
+
+async def test_a_copy_stays_while_those_who_inherited_the_object_live(pair: Cluster, eventually: Any) -> None:
+    """The end of an owner frees copies only where the node that has the object says so."""
+    keeper = Keeper.remote()
+    (ref,) = await keeper.put(9)
+    assert numpy.array_equal(await ref, pattern(9))
+    pair.session.runtime.stored.let_go()
+    (key,) = table_of(pair.nodes[0]).objects
+    table_of(pair.nodes[1]).objects[key].heirs.add(ProcessId("somebody who lives on"))
+    await al.kill(keeper)
+
+    async def passed_on() -> bool:
+        return table_of(pair.nodes[1]).objects[key].owner == "somebody who lives on"
+
+    await eventually(passed_on)
+    assert table_of(pair.nodes[0]).has(key)
+    store = pair.nodes[1].node.store._store
+    assert store is not None
+    store.process_lost(ProcessId("somebody who lives on"))
+
+    async def gone() -> bool:
+        return is_empty(pair.nodes)
 
     await eventually(gone)

@@ -21,9 +21,8 @@ from actorlite.state.objects import (
     ReadBack,
     Refused,
     SpillOut,
-    too_large,
-    why_full,
 )
+from actorlite.state.shortage import too_large, why_full
 
 DRIVER, WORKER, OTHER = ProcessId("driver"), ProcessId("worker"), ProcessId("other")
 
