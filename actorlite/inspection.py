@@ -154,10 +154,14 @@ class StoredObjectInfo(Struct, frozen=True):
     """`"put"`, `"result of f()"`, `"arguments of f()"`; with `ACTORLITE_RECORD_CALL_SITES=1` also where it was put."""
     held_by: tuple[str, ...] = ()
     """Why its owner keeps it: `"a reference here"`, `"borrowed by worker pid 123"`, ..."""
+    node: str = ""
+    """The id of the node that it is on."""
+    is_copy: bool = False
+    """Whether it is a copy of what another node has."""
 
 
 class MemoryInfo(Struct, frozen=True):
-    """The object store of the session's node, as it was when it was asked."""
+    """The object stores of all nodes of the session's cluster together, as they were when they were asked."""
 
     capacity: int
     """Bytes."""
@@ -166,7 +170,7 @@ class MemoryInfo(Struct, frozen=True):
     spilled: int
     """Bytes on disk."""
     fragmentation: float
-    """0 when all free memory lies together, towards 1 the more it is scattered."""
+    """0 when all free memory lies together, towards 1 the more it is scattered; of the node where it is most so."""
     waiting: int
     """Requests that wait for room."""
     objects: tuple[StoredObjectInfo, ...]
@@ -175,7 +179,7 @@ class MemoryInfo(Struct, frozen=True):
 
 
 async def memory() -> MemoryInfo:
-    """What is in the object store of this session's node now, of all its sessions, and who uses it.
+    """What is in the object stores of all nodes now, of all sessions, and who uses it.
 
     Values below 100 KiB are with their owners, not in the store.
     """
@@ -203,6 +207,8 @@ async def memory() -> MemoryInfo:
                     f"borrowed by {name(holder.removeprefix(BORROWED))}" if holder.startswith(BORROWED) else holder
                     for holder in each.held_by
                 ),
+                each.node,
+                each.is_copy,
             )
             for each in found.objects
         ),

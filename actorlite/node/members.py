@@ -111,6 +111,10 @@ class Members:
             for each in asking:
                 each.cancel()
 
+    async def ask_all(self, body: Any) -> list[Any]:
+        """What each of them answers, or the error that it raises."""
+        return [answer for _, answer in await asyncio.gather(*[self._ask(peer, body) for peer in self.peers])]
+
     async def _ask(self, peer: Peer, body: Any) -> tuple[Peer, Any]:
         try:
             return peer, await peer.request(next(self._hub.numbers), body)

@@ -276,7 +276,7 @@ class NodeStore:
         objects = []
         for each in found.objects:
             what, holders = said.get(each.key, ("", ()))
-            objects.append(structs.replace(each, what=what, held_by=holders))
+            objects.append(structs.replace(each, what=what, held_by=holders, node=self._hub.identity.process))
         return structs.replace(found, objects=tuple(objects))
 
     async def _ask_owner(self, owner: ProcessId, keys: tuple[Key, ...]) -> Sequence[tuple[str, str, tuple[str, ...]]]:
@@ -312,7 +312,14 @@ class NodeStore:
             sum(each.size for each in objects if each.location),
             table.waiting,
             tuple(
-                ListedObject(each.key, each.size, each.owner, each.place.value, tuple(each.pins.items()))
+                ListedObject(
+                    each.key,
+                    each.size,
+                    each.owner,
+                    each.place.value,
+                    tuple(each.pins.items()),
+                    is_copy=bool(each.source),
+                )
                 for each in objects
                 if not each.freed or each.pins
             ),

@@ -18,6 +18,7 @@ from actorlite.loading import load
 from actorlite.node.members import Members
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
+from actorlite.store.capacity import default_capacity
 from actorlite.wire.messages import Yes, encode
 from actorlite.wire.nodes import HasObject
 from actorlite.wire.objects import (
@@ -92,7 +93,17 @@ class Storefront:
         return (await self._opened()).info()
 
     async def _list(self, peer: Peer, body: ListObjects) -> Objects:
-        return await (await self._opened()).explained()
+        own = await self._own_list()
+        if body.here:
+            return own
+        others = await self._members.ask_all(ListObjects(here=True))
+        return _together([own, *[each for each in others if isinstance(each, Objects)]])
+
+    async def _own_list(self) -> Objects:
+        if self._store is not None:
+            return await self._store.explained()
+        processes = tuple((process, each.identity.role, each.identity.pid) for process, each in self._hub.peers.items())
+        return Objects(self._options.capacity or default_capacity(), 0, 0.0, 0, 0, (), processes)
 
     async def _ask_owner(self, peer: Peer, body: ExplainObjects) -> Explained:
         """For another node: it does not know the owner, which is here."""
@@ -120,6 +131,21 @@ class Storefront:
 
     def __repr__(self) -> str:
         return f"<Storefront {self._store!r}>"
+
+
+def _together(found: Sequence[Objects]) -> Objects:
+    """What several nodes have; the fragmentation is that of the worst."""
+    processes = {each[0]: each for of_node in found for each in of_node.processes}
+    return Objects(
+        sum(each.capacity for each in found),
+        sum(each.used for each in found),
+        max(each.fragmentation for each in found),
+        sum(each.spilled for each in found),
+        sum(each.waiting for each in found),
+        tuple([listed for each in found for listed in each.objects]),
+        tuple(processes.values()),
+        sum(each.leased for each in found),
+    )
 
 
 async def ask_owner(hub: Hub, question: ExplainObjects) -> Explained:

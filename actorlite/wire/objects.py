@@ -111,7 +111,10 @@ class LeaseRoom(_StoreMessage, tag=138, frozen=True):
 
 
 class ListObjects(_StoreMessage, tag=133, frozen=True):
-    """What is in the store?"""
+    """What is in the stores of all nodes?"""
+
+    here: bool = False
+    """Only the receiver's is asked for."""
 
 
 class ExplainObjects(_StoreMessage, tag=134, frozen=True):
@@ -173,6 +176,10 @@ class ListedObject(_StoreMessage, frozen=True):
     pins: tuple[tuple[ProcessId, int], ...]
     what: str = ""
     held_by: tuple[str, ...] = ()
+    node: ProcessId = ProcessId("")
+    """Where it is."""
+    is_copy: bool = False
+    """Whether another node has the object itself."""
 
 
 class Objects(_StoreMessage, tag=142, frozen=True):

@@ -530,3 +530,17 @@ async def test_a_copy_stays_while_those_who_inherited_the_object_live(pair: Clus
         return is_empty(pair.nodes)
 
     await eventually(gone)
+
+
+async def test_memory_shows_what_all_nodes_have(pair: Cluster) -> None:
+    first, second = pair.nodes
+    ref = make.remote(1, 2)
+    value = await ref
+    info = await al.memory()
+    assert info.capacity == 2 * STORE_BYTES and info.used >= 2 * 2 * MiB
+    (copy,) = [each for each in info.objects if each.node == first.id]
+    (original,) = [each for each in info.objects if each.node == second.id]
+    assert copy.is_copy and not original.is_copy and copy.key == original.key
+    assert copy.what == original.what == "result of make()" and copy.owner.startswith("driver pid")
+    assert [who.startswith("driver") for who, _ in copy.used_by] == [True]
+    assert len(value) == 2 * MiB // 8

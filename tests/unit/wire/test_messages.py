@@ -501,7 +501,7 @@ GOLDEN = {
     ),
     "list objects": (
         Request(1, ListObjects()),
-        "93280191cc85",
+        "93280192cc85c2",
     ),
     "store info": (
         Response(1, StoreInfo(1048576, "/tmp/x/store.ctl")),
@@ -524,8 +524,8 @@ GOLDEN = {
                 (("driver", "driver", 12),),
             ),
         ),
-        "95290199cc8ece00100000cd1000cb3fe000000000000000019197a3772d31cd0fa0a6647269766572a9696e206d656d6f72"
-        "799192a664726976657201a0909193a6647269766572a66472697665720c00a0a0",
+        "95290199cc8ece00100000cd1000cb3fe000000000000000019199a3772d31cd0fa0a6647269766572a9696e206d656d6f72"
+        "799192a664726976657201a090a0c29193a6647269766572a66472697665720c00a0a0",
     ),
     "lease room": (
         Request(1, LeaseRoom("w-1")),
