@@ -51,7 +51,9 @@ class LeaseDesk:
                 except NodeLost:
                     continue  # another one, which may be this one
         if self.table.shortfall(body.needs):
-            raise TaskUnschedulableError(_too_much(body, [self.table.total, *self._members.totals()]))
+            raise TaskUnschedulableError(
+                _too_much(body, [self.table.total, *[each.total for each in self._members.views.values()]])
+            )
         number = next(self._numbers)
         if not await self._granted(peer, body, number):
             return None

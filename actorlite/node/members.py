@@ -77,10 +77,6 @@ class Members:
         here = NodeView(self._hub.identity.process, load.total, load.free)
         return choose(needs, near, here, list(self.views.values()))
 
-    def totals(self) -> list[int]:
-        """What the others have."""
-        return [each.total for each in self.views.values()]
-
     def capacity(self) -> Capacity:
         """Of all nodes together."""
         others = self.views.values()

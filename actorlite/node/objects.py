@@ -502,8 +502,6 @@ class NodeStore:
         try:
             await self._back(command.offset + command.size)
             node = await self.transfers.pull(command, self._patience.get(key, SOON_S))
-        except OSError as error:
-            end = partial(self.table.restore_put_off, key, _no_memory(command.size, error))
         except ObjectLostError as error:
             end = partial(self.table.restore_failed, key, str(error))
         except ObjectStoreFullError:
@@ -513,7 +511,10 @@ class NodeStore:
             self._do(self.table.pull_paused(key))
             return
         except Exception as error:
-            end = partial(self.table.restore_put_off, key, f"object {key} could not be copied: {error}")
+            text = f"object {key} could not be copied: {error}"
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                text = _no_memory(command.size, error)
+            end = partial(self.table.restore_put_off, key, text)
         else:
             is_original = node == command.source and self._members.peer(node) is not None
             end = partial(self.table.restored, key, node if is_original else HERE)

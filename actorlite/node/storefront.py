@@ -83,7 +83,7 @@ class Storefront:
         """Their owner ends: those who are named with them own them, too, if they are among `heirs`."""
         if self._store is not None:
             for key, processes in objects:
-                self._store.table.inherit(key, [each for each in processes if each in heirs])
+                self._store.slabs.inherit(key, [each for each in processes if each in heirs])
 
     async def aclose(self) -> None:
         if self._store is not None:

@@ -173,7 +173,7 @@ class _Incoming:
         try:
             if self._missing:
                 self._ask_for_next()
-            elif not self._asked:
+            elif not self._asked and not self._over.done():  # it may have been cancelled in this very pass
                 self._over.set_result(None)
         except ConnectionLost as error:
             self.failed(error)
@@ -213,19 +213,24 @@ class _Awaited:
         return room
 
     def answered(self, message: Chunk, parts: Sequence[memoryview]) -> None:
-        if self.in_place:
-            self.incoming.received()
+        in_place = self._is_received()
         if message.error:
             self.incoming.failed(ObjectLostError(message.error))
         elif len(parts) != 2 or len(parts[1]) != self.length:
             self.incoming.failed(ObjectLostError("a chunk came with other bytes than were asked for"))
         else:
-            self.incoming.arrived(self.start, None if self.in_place else parts[1])
+            self.incoming.arrived(self.start, None if in_place else parts[1])
 
     def lost(self, error: ConnectionLost) -> None:
-        if self.in_place:
-            self.incoming.received()
+        self._is_received()
         self.incoming.failed(error)
+
+    def _is_received(self) -> bool:
+        """Nothing more comes. Whether its place was in the segment."""
+        in_place, self.in_place = self.in_place, False
+        if in_place:
+            self.incoming.received()
+        return in_place
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

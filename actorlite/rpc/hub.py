@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import Context
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("actorlite.rpc")
 HANDSHAKE_S = 10.0
 """How long a handshake may take; also what a connecting process waits for."""
 
+MAX_HOMES = 10_000
 MAX_STRANGERS = 64
 """Accepted connections that have not authenticated yet; further ones are closed unread."""
 
@@ -43,6 +45,8 @@ class Hub:
         self.identity = identity
         self.numbers = itertools.count(1)
         self.peers: dict[ProcessId, Peer] = {}
+        self.homes: OrderedDict[ProcessId, ProcessId] = OrderedDict()
+        """The nodes that processes belong to, of those that were met last: also while one connects anew."""
         self._loop = asyncio.get_running_loop()
         self._token = token
         self._entropy = entropy
@@ -162,6 +166,10 @@ class Hub:
 
     def _opened(self, peer: Peer) -> None:
         self.peers.setdefault(peer.identity.process, peer)
+        if peer.identity.node:
+            self.homes[peer.identity.process] = peer.identity.node
+            if len(self.homes) > MAX_HOMES:
+                self.homes.popitem(last=False)
         if peer.identity.address:
             self._by_address.setdefault(peer.identity.address, peer)
         self._on_peer(peer)

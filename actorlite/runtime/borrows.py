@@ -173,9 +173,9 @@ class Borrows:
         if isinstance(ref, ObjectRef):  # calls of an actor learn it where they are made
             self._scope.spawn(self.fail(ref))
 
-    async def fail(self, ref: ObjectRef[Any]) -> None:
-        """Its owner is gone: say how that ended. Not for what was handed over."""
-        text = await self._scope.why_died(owner_of(ref.id))
+    async def fail(self, ref: ObjectRef[Any], owner: ProcessId | None = None) -> None:
+        """Its owner is gone, by default the one that made it: say how that ended. Not for what was handed over."""
+        text = await self._scope.why_died(owner or owner_of(ref.id))
         if not ref.owner_address:
             return
         ref._resolve(Failure(partial(OwnerDiedError, f"the owner of object {ref.id} is gone: {text}"), quiet=True))
@@ -211,13 +211,14 @@ class Borrows:
 
     def peer_lost(self, peer: Peer) -> None:
         """A process is gone, and what it owned is lost."""
-        process = peer.identity.process
+        who = peer.identity
         with self._lock:
             held = [ref for ref in self._borrowed.values() if isinstance(ref, ObjectRef)]
-        orphans = [ref for ref in held if owner_of(ref.id) == process]
+        # By the address: who inherited a value owns it under its old id.
+        orphans = [ref for ref in held if ref.owner_address == who.address]
         for ref in orphans:
             if ref._outcome is None or ref._outcome is ELSEWHERE:
-                self._scope.spawn(self.fail(ref))
+                self._scope.spawn(self.fail(ref, who.process))
 
     def close(self, text: str) -> None:
         """The session is over: nothing more is fetched."""

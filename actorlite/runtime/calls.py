@@ -211,6 +211,8 @@ class Outbound:
         """The argument payload, the slots for references given as arguments, and all parts behind them."""
         own = self.runtime.hub.identity.address
         payload, extra = pack(self.encoded, own)
+        if payload.kind == STORED:
+            self.runtime.stored.client.slabs.say()
         if not self.dependencies:
             return payload, (), list(extra)
         parts: list[Buffer] = list(extra)

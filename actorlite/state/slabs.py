@@ -9,7 +9,7 @@ Invariant: the writer's numbers only grow, so that what is not there is known to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from actorlite.ids import ProcessId
@@ -58,7 +58,9 @@ class _Awaited:
 
     openers: list[tuple[int, ProcessId]] = field(default_factory=list)
     claimed: bool = False
-    freed: bool = False
+    heirs: list[ProcessId] = field(default_factory=list)
+    freed: list[ProcessId | None] = field(default_factory=list)
+    """By whom; None: by all."""
 
 
 class Slabs:
@@ -124,8 +126,12 @@ class Slabs:
             table.claim(key)
         for request, process in awaited.openers:
             out += table.open(request, key, process)
-        if awaited.freed or not self._is_here(value.owner):
-            out += table.free(key)
+        if awaited.heirs:
+            table.inherit(key, awaited.heirs)
+        if not self._is_here(value.owner):
+            awaited.freed.append(value.owner)
+        for by in awaited.freed:
+            out += table.free(key, by)
         return out
 
     def lost(self, process: ProcessId) -> list[Command]:
@@ -154,8 +160,14 @@ class Slabs:
     def free(self, key: Key, by: ProcessId | None = None) -> list[Command]:
         if (awaited := self._await(key)) is None:
             return self._table.free(key, by)
-        awaited.freed = True
+        awaited.freed.append(by)
         return []
+
+    def inherit(self, key: Key, heirs: Iterable[ProcessId]) -> None:
+        if (awaited := self._await(key)) is None:
+            self._table.inherit(key, heirs)
+        else:
+            awaited.heirs += heirs
 
     def withdraw(self, request: int) -> list[Command]:
         for awaited in [each for values in self._awaited.values() for each in values.values()]:

@@ -347,8 +347,8 @@ class StoreClient:
 
     def _home_of(self, process: ProcessId) -> ProcessId:
         """The node of another process, if that is another one."""
-        peer = self._scope.hub.peers.get(process)
-        return self._elsewhere(peer.identity.node) if peer is not None else ProcessId("")
+        home = self._scope.hub.homes.get(process)
+        return self._elsewhere(home) if home is not None else ProcessId("")
 
     async def _request(self, body: Any, undo: Callable[[Any], None] | None = None) -> Any:
         """With `undo` the node hears when this is cancelled."""

@@ -121,7 +121,11 @@ class LeasedSlabs:
             return None
         in_loop = self._scope.in_loop()
         stored = None
-        if slabs and self._lock.acquire(blocking=not in_loop):
+        if slabs and not in_loop:
+            # No `acquire` and `try`: plain code may be interrupted between the two.
+            with self._lock:
+                stored = self._place(encoded, owner, sizes)
+        elif slabs and self._lock.acquire(blocking=False):
             try:
                 stored = self._place(encoded, owner, sizes)
             finally:

@@ -90,6 +90,7 @@ class Runner:
         if peer.inbound.get(call.id) is call:
             del peer.inbound[call.id]
         if call.written is not None and answer is not SENT:
+            self._worker.runtime.stored.client.slabs.say()
             if call.written.answer is not answer:
                 call.written.drop()
             elif not peer.is_open:
@@ -166,7 +167,8 @@ class Runner:
         if call.written is not None and call.written.answer is not answer:
             call.written.drop()
         # The last call of a burst is answered from here; what else its end means can wait until the loop is up anyway.
-        at_once = executor.is_idle and len(answer[0]) == 1 and call.may_answer_at_once(answer)
+        # Not one that tells of a value in the store: the node has to hear of that first, from the loop.
+        at_once = executor.is_idle and len(answer[0]) == 1 and call.written is None and call.may_answer_at_once(answer)
         sent = at_once and call.peer.send_from_thread(*answer[0])
         self._ended.append((done, call, SENT if sent else answer))
         if sent and not call.others_wait and call.written is None:

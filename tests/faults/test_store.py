@@ -297,3 +297,38 @@ class Holder(al.Actor):
 
     async def first(self, which: int) -> Any:
         return (await self.refs[which])[0]
+
+
+class BusyMaker(al.Actor, max_concurrency=4):
+    """Makes values in a thread, while its loop may be busy with user code."""
+
+    def make(self, seed: int, held: str = "", made: str = "") -> Floats:
+        while held and not Path(held).exists():
+            pass
+        if made:
+            Path(made).touch()
+        return pattern(seed, 0.25)
+
+    async def hold_the_loop(self, diary: str) -> None:
+        Path(diary).touch()
+        time.sleep(60)
+
+
+async def test_a_result_is_not_told_before_the_node_knows_of_its_value(session: al.Session, tmp_path: Path) -> None:
+    """Its worker could be killed in between, and the value would be lost that its caller was told of."""
+    maker: Any = BusyMaker.remote()
+    for seed in range(20):  # so that room is leased
+        assert (await maker.make.remote(seed))[0] == seed
+    pid = (await al.describe(maker)).pid
+    held, made = tmp_path / "held", tmp_path / "made"
+    ref = maker.make.remote(5, str(held), str(made))
+    busy = maker.hold_the_loop.remote(str(held))
+    async with asyncio.timeout(DEADLINE_S):
+        while not made.exists():
+            await asyncio.sleep(POLL_S)
+    os.kill(pid, signal.SIGKILL)
+    for each in (ref, busy):
+        with pytest.raises(al.errors.ActorDiedError):
+            await each
+    del ref, busy
+    await store_is_empty()

@@ -23,7 +23,7 @@ from actorlite.host import SystemEntropy
 from actorlite.opening.driver import register
 from actorlite.opening.whereabouts import AddressMaker, sockets_in
 from actorlite.session import Plan, Session
-from actorlite.testing.cluster import local_cluster
+from actorlite.testing.cluster import cluster, local_cluster
 
 pytestmark = pytest.mark.asyncio
 
@@ -311,3 +311,34 @@ async def test_values_of_actors_whose_creator_was_ended(anywhere: al.Session, al
     await all_free(anywhere)
     assert await al.get(refs[::2]) == ["small"] * 2
     assert [float((await ref)[0]) for ref in refs[1::2]] == [1, 1]
+
+
+async def test_what_an_heir_passes_on_does_not_end_with_the_first_owner() -> None:
+    """A third process that was connected to the first owner, too."""
+    async with cluster(nodes=1, num_cpus=1) as one, AsyncExitStack() as stack:
+        first = one.session.runtime
+        second, third = [await one.connect(one.nodes[0], stack) for _ in range(2)]
+        address = first.hub.identity.address
+        value, other = await al.put(pattern(3)), await al.put("small")
+        first.exports.export(value)
+        first.exports.export(other)
+        inherited, kept = second.import_ref(value.id, address), third.import_ref(other.id, address)
+        assert await kept == "small"
+        await inherited.ready()
+        handed_over, goes_on, give = asyncio.Event(), asyncio.Event(), first.handover.give
+
+        async def give_and_stay() -> None:
+            await give()
+            handed_over.set()
+            await goes_on.wait()
+
+        first.handover.give = give_and_stay  # type: ignore[method-assign]
+        ending = asyncio.create_task(one.session.shutdown())
+        await handed_over.wait()
+        assert inherited.owner_address == ""
+        second.exports.export(inherited)
+        passed_on = third.import_ref(inherited.id, second.hub.identity.address)
+        goes_on.set()
+        await ending
+        assert numpy.array_equal(await passed_on, pattern(3))
+        del inherited, passed_on, kept, value, other

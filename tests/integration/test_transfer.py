@@ -15,6 +15,7 @@ import pytest_asyncio
 import actorlite as al
 from actorlite.errors import ObjectReconstructionFailedError, TaskUnschedulableError, WorkerCrashedError
 from actorlite.ids import ProcessId
+from actorlite.node import transfers
 from actorlite.node.transfers import WINDOW
 from actorlite.rpc.peer import Peer
 from actorlite.runtime import stored
@@ -544,3 +545,53 @@ async def test_memory_shows_what_all_nodes_have(pair: Cluster) -> None:
     assert copy.what == original.what == "result of make()" and copy.owner.startswith("driver pid")
     assert [who.startswith("driver") for who, _ in copy.used_by] == [True]
     assert len(value) == 2 * MiB // 8
+
+
+async def test_the_last_chunk_may_come_when_nobody_wants_it_any_more(
+    pair: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the very pass in which the pull is given up."""
+    ref = make.remote(1, 2)
+    await made(ref)
+    arrived = transfers._Incoming.arrived
+
+    def arrives(incoming: Any, start: int, data: memoryview | None) -> None:
+        if len(incoming._asked) == 1 and not incoming._missing:
+            store = pair.nodes[0].node.store._store
+            assert store is not None
+            store._do(store.table.free(incoming._command.key))
+        arrived(incoming, start, data)
+
+    monkeypatch.setattr(transfers._Incoming, "arrived", arrives)
+    with pytest.raises(al.errors.ObjectLostError):
+        await pair.session.runtime.stored.client.open(ref._stored.stored)
+    assert all(len(each.node.members.views) == 1 for each in pair.nodes)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+class Slow(al.Actor):
+    @al.method
+    def make(self, seed: int, gate: Any, mib: float) -> Floats:
+        gate.hold()
+        return pattern(seed, mib)
+
+
+class CallerElsewhere(al.Actor):
+    """Loses its connection to the actor while that works for it."""
+
+    async def call(self, slow: Any, gate: Any, mib: float) -> bool:
+        ref = slow.make.remote(3, gate, mib)
+        await gate.arrived()
+        await ref._call.peer.aclose()
+        gate.open()
+        return numpy.array_equal(await ref, pattern(3, mib))
+
+
+@pytest.mark.parametrize("mib", [0.3, 2])
+async def test_a_result_for_a_caller_on_another_node_that_connects_anew(mib: float, gate: Any) -> None:
+    async with cluster(nodes=2, num_cpus=[1, 1], object_store_memory=STORE_BYTES) as two:
+        caller = CallerElsewhere.options(num_cpus=1).remote()
+        slow = Slow.options(num_cpus=1, max_task_retries=3).remote()
+        await al.ready(slow)
+        assert all(each.node.table.free == 0 for each in two.nodes)
+        assert await caller.call(slow, gate, mib)

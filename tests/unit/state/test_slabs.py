@@ -411,3 +411,32 @@ class SlabMachine(RuleBasedStateMachine):
 
 TestSlabMachine = SlabMachine.TestCase
 TestSlabMachine.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+
+
+# Owners that end before it is announced.
+
+
+@pytest.mark.parametrize("owner_is_here", [True, False])
+def test_what_is_handed_over_before_it_is_announced_is_freed_by_the_last_heir(owner_is_here: bool):
+    store = Store()
+    offset = store.lease()
+    store.slabs.inherit(key(1), [OTHER])
+    if not owner_is_here:
+        store.here.discard(DRIVER)
+    assert store.place(offset, 1) == []
+    if owner_is_here:
+        assert store.slabs.free(key(1), DRIVER) == []
+    assert store.table.is_needed(key(1))
+    assert store.slabs.free(key(1), OTHER) == []
+    assert not store.table.is_needed(key(1))
+
+
+def test_heirs_that_let_it_go_before_it_is_announced_are_no_owners():
+    store = Store()
+    offset = store.lease()
+    store.slabs.inherit(key(1), [OTHER])
+    store.slabs.free(key(1), OTHER)
+    store.place(offset, 1)
+    assert store.table.is_needed(key(1))
+    store.slabs.free(key(1), DRIVER)
+    assert not store.table.is_needed(key(1))
