@@ -185,10 +185,11 @@ class _Incoming:
 
     async def _received(self) -> None:
         """Nothing is written to the segment any more. A peer that stalls in the middle of a chunk is cut off."""
-        self._quiet = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(REST_S):
-                await self._quiet
+                while self._receiving:
+                    self._quiet = asyncio.get_running_loop().create_future()
+                    await self._quiet
         except TimeoutError:
             await self._peer.aclose()
 

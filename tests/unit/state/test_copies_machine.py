@@ -325,7 +325,12 @@ class CopiesMachine(RuleBasedStateMachine):
     def forget_copies(self, node: Store) -> None:
         objects = node.table.objects
         for key in [key for key in node.copies if (found := objects.get(key)) is None or found.freed]:
-            del node.copies[key]
+            self.tell_copies(node, key)
+
+    def tell_copies(self, node: Store, key: Key) -> None:
+        for other in node.copies.pop(key, ()):
+            if other not in node.known_gone:
+                self.send(node, other, "free", key)
 
     def can_go_on(self) -> list[tuple[Store, Pulling]]:
         return [
@@ -467,7 +472,11 @@ class CopiesMachine(RuleBasedStateMachine):
     def notice_it(self, node: Store, gone: Store) -> None:
         node.known_gone.add(gone.id)
         self.do(node, node.table.process_gone(gone.id))
+        adopted = node.table.copies_of(gone.id)
         self.do(node, node.table.node_gone(gone.id))
+        for key in adopted:  # their owner is asked
+            if self.items[key].gone:
+                self.do(node, node.table.free(key))
         for nodes in node.copies.values():
             nodes.discard(gone.id)
         self.forget_copies(node)
