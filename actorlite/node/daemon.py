@@ -88,7 +88,7 @@ class Node:
         self.members = Members(self.hub, self._handlers, self._load, self._nodes_changed)
         self.store = Storefront(self.hub, self._handlers, options.store, self.members)
         self.workers = WorkerPool(place, self._spawner, self._entropy, soft_limit, self._worker_ended)
-        self.deaths = Deaths(self.workers, self.members)
+        self.deaths = Deaths(self.hub, self.workers, self.members)
         self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs, self.members)
         self._handlers.on_messages(
             {

@@ -9,6 +9,7 @@ from msgspec import structs
 from actorlite.ids import ProcessId
 from actorlite.node.members import Members
 from actorlite.node.workers import WorkerPool
+from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import Death, KillWorker, WhyDied, Yes
 
@@ -20,15 +21,19 @@ MAX_DEPARTED = 1000
 class Deaths:
     """Owned by the node; on the loop."""
 
-    def __init__(self, workers: WorkerPool, members: Members) -> None:
+    def __init__(self, hub: Hub, workers: WorkerPool, members: Members) -> None:
+        self._hub = hub
         self._workers = workers
         self._members = members
         self._departed: dict[ProcessId, str] = {}
         """Those that were no workers of this node."""
+        self._awaited: dict[ProcessId, asyncio.Event] = {}
 
     def depart(self, process: ProcessId, text: str) -> None:
         """A driver, or a worker of a node that is gone."""
         self._departed[process] = text
+        if (awaited := self._awaited.pop(process, None)) is not None:
+            awaited.set()
         while len(self._departed) > MAX_DEPARTED:
             del self._departed[next(iter(self._departed))]
 
@@ -52,6 +57,14 @@ class Deaths:
         report = self._workers.reports.get(body.process)
         if report is not None:
             return Death(True, report[1], report[0])
+        driver = self._hub.peers.get(body.process)
+        if driver is not None and driver.identity.role == "driver":
+            # The connections of a process that dies end one after the other, and this one is not the first.
+            try:
+                async with asyncio.timeout(EXIT_REPORT_S):
+                    await self._awaited.setdefault(body.process, asyncio.Event()).wait()
+            except TimeoutError:
+                return Death(False, f"driver pid {driver.identity.pid} closed its connection but still runs")
         if (text := self._departed.get(body.process)) is not None:
             return Death(True, text)
         if body.here:

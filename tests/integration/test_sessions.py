@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import fastapi
@@ -15,7 +15,8 @@ import pytest
 
 import actorlite as al
 from actorlite.errors import ActorDiedError, NoSessionError, SessionClosedError
-from actorlite.testing.cluster import local_cluster
+from actorlite.node import deaths
+from actorlite.testing.cluster import cluster, local_cluster
 
 pytestmark = pytest.mark.asyncio
 
@@ -358,3 +359,20 @@ async def test_opening_and_closing_many_times(scheme: str) -> None:
     for _ in range(10):
         async with local_cluster(scheme=scheme):
             pass
+
+
+async def test_whoever_hears_of_a_driver_s_end_before_its_node_waits_for_the_node_s_word() -> None:
+    async with cluster(nodes=1) as one, AsyncExitStack() as stack:
+        other = await one.connect(one.nodes[0], stack)
+        asking = asyncio.create_task(one.session.runtime.why_died(other.process))
+        while not one.nodes[0].node.deaths._awaited:
+            await asyncio.sleep(0)
+        await other.aclose()
+        assert "ended or closed its session" in await asking
+
+
+async def test_a_driver_that_only_lost_a_connection_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deaths, "EXIT_REPORT_S", 0.01)
+    async with cluster(nodes=1) as one, AsyncExitStack() as stack:
+        other = await one.connect(one.nodes[0], stack)
+        assert "still runs" in await one.session.runtime.why_died(other.process)
