@@ -272,10 +272,10 @@ class StoredValues:
         except Exception as reason:
             error = as_ours(reason)
             if type(error) is ObjectLostError:
-                if ref._stored is not None:
+                if not ref.owner_address:
                     self._make_again(ref, stored, error)
                     return
-                if ref.owner_address and self._runtime.fetches.lost(ref, stored.key, bringing.losses):
+                if self._runtime.fetches.lost(ref, stored.key, bringing.losses):
                     return
             failure = Failure(partial(copy_of, error), quiet=True)
             ref._resolve(failure)

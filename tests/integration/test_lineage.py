@@ -282,6 +282,36 @@ async def test_several_borrowers_and_the_owner_have_it_made_once(small: al.Sessi
     assert diary.words() == ["made"] * 2
 
 
+async def test_an_owner_that_finds_it_lost_while_it_is_made_again_waits(
+    small: al.Session, diary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @al.remote
+    def noted(seed: int) -> Floats:
+        diary.note("made")
+        return pattern(seed)
+
+    ref = noted.remote(5)
+    await ref.ready()
+    stored, lost = ref._stored.stored, ObjectLostError("it is gone")
+    opens, is_read = StoreClient.open, asyncio.Event()
+
+    async def open_first(client: StoreClient, wish: Stored, *args: Any) -> Any:
+        if wish is not stored:
+            return await opens(client, wish, *args)
+        if not is_read.is_set():  # the reader, who hears of it last
+            is_read.set()
+            while ref._stored is not None:
+                await asyncio.sleep(0)
+        raise lost
+
+    monkeypatch.setattr(StoreClient, "open", open_first)
+    reading = asyncio.ensure_future(ref)
+    await is_read.wait()
+    await ref.runtime.stored.find_again(ref)  # type: ignore[attr-defined]
+    assert (await asyncio.wait_for(reading, 10) == pattern(5)).all()
+    assert diary.words() == ["made"] * 2
+
+
 @pytest.mark.parametrize("by", ["task", "actor"])
 async def test_a_borrowed_argument_is_made_again(small: al.Session, lose: Any, by: str) -> None:
     keeper = Keeper.remote()
