@@ -11,10 +11,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from actorlite.errors import ConnectionLost
 from actorlite.host import Entropy, Spawner
 from actorlite.ids import ProcessId
+from actorlite.loading import load
 from actorlite.node.deaths import Deaths
 from actorlite.node.desk import LeaseDesk
 from actorlite.node.members import Members
@@ -64,6 +66,18 @@ class NodeOptions:
     session_directory: str = ""
     prestart: int = 0
     """Workers to start ahead for each new job."""
+    control: str = "actorlite.control.service:Control"
+    """What makes the node's part in control: named, because node and control do not know each other."""
+
+
+class ControlPart(Protocol):
+    """Names, detached actors and the like, as their node knows them."""
+
+    def process_ended(self, process: ProcessId) -> None: ...
+
+    def node_lost(self, node: ProcessId) -> None: ...
+
+    async def aclose(self) -> None: ...
 
 
 class Node:
@@ -86,6 +100,7 @@ class Node:
         place = Place(bound, options.worker_address, options.token, options.loop)
         soft_limit = max(1, options.cpu_units // 10_000)
         self.members = Members(self.hub, self._handlers, self._load, self._nodes_changed)
+        self.control: ControlPart = load(options.control)(self.hub, self._handlers, self.members)
         self.store = Storefront(self.hub, self._handlers, options.store, self.members)
         self.workers = WorkerPool(place, self._spawner, self._entropy, soft_limit, self._worker_ended)
         self.deaths = Deaths(self.hub, self.workers, self.members)
@@ -121,6 +136,7 @@ class Node:
                 peer.tell(encode(Ending(reason)))
         self.members.close(reason)
         try:
+            await self.control.aclose()
             await self.workers.aclose()
         finally:
             await self.store.aclose()
@@ -162,6 +178,7 @@ class Node:
 
     def _ended_elsewhere(self, peer: Peer, message: ProcessEnded, parts: Sequence[memoryview]) -> None:
         self.members.process_ended(message.process)
+        self.control.process_ended(message.process)
         self.store.process_lost(message.process)
         self.desk.owner_gone(message.process)
         if message.job:
@@ -169,6 +186,7 @@ class Node:
 
     def _node_lost(self, node: ProcessId) -> None:
         self.store.node_lost(node)
+        self.control.node_lost(node)
         for worker in self.desk.node_lost(node):
             self.deaths.depart(worker, self.members.lost[node])
 
@@ -177,6 +195,7 @@ class Node:
     def _worker_ended(self, record: WorkerRecord, text: str) -> None:
         self._jobs.pop(record.process, None)
         self.members.tell(ProcessEnded(record.process))
+        self.control.process_ended(record.process)
         self.desk.worker_ended(record)
         logger.info("%s", text)
 
@@ -188,6 +207,7 @@ class Node:
             self._node_lost(process)
             return
         self.store.process_lost(process)
+        self.control.process_ended(process)
         if peer.identity.role == "driver":
             job = self._jobs.pop(process, None)
             self.deaths.depart(process, f"the driver pid {peer.identity.pid} ended or closed its session")

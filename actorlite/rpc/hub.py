@@ -17,6 +17,7 @@ from actorlite.ids import ProcessId
 from actorlite.rpc.handshake import Handshake
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.transport import Address, Connection, Listener, Transport, get_transport
+from actorlite.wire.control import CONTROL
 from actorlite.wire.messages import Identity
 
 logger = logging.getLogger("actorlite.rpc")
@@ -71,9 +72,10 @@ class Hub:
         self.identity = structs.replace(self.identity, address=bound)
         return bound
 
-    def belongs_to(self, node: ProcessId) -> None:
-        """Say so to everybody who connects from now on."""
-        self.identity = structs.replace(self.identity, node=node)
+    def belongs_to(self, node: Peer) -> None:
+        """Say so to everybody who connects from now on. What is asked of control is asked of this node."""
+        self.identity = structs.replace(self.identity, node=node.identity.process)
+        self._by_address[CONTROL] = node
 
     async def connect(self, address: Address) -> Peer:
         """The open peer at `address`, connecting when there is none. Several callers share one attempt.

@@ -20,7 +20,7 @@ from actorlite.ids import ActorId, actor_id
 from actorlite.options import ActorOptions
 from actorlite.resources import CPU, actor_request
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.actors import Link, unschedulable
+from actorlite.runtime.actors import FIXED, OPEN, Link, unschedulable
 from actorlite.runtime.calls import Outbound, encode_arguments
 from actorlite.runtime.restarts import Recipe
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
@@ -149,18 +149,31 @@ class ActorMaker:
         self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
     ) -> Link:
         """The link at once; the rest happens behind it. From any thread. Raises `SerializationError`."""
+        link, recipe, number = self.prepare(definition, args, kwargs, options)
+        runtime = self.runtime
+        runtime.directory.created[link.id] = link
+        if options.is_detached:
+            raise ValueError("option lifetime='detached' is not supported by this version of actorlite: leave it out")
+        if options.name:
+            link.claim = OPEN if options.get_if_exists else FIXED
+            runtime.post(runtime.names.make, link, recipe, number)
+            return link
+        if options.max_restarts:
+            runtime.restarter.keep(link.id, recipe)
+        runtime.post(self.make, link, recipe, number)
+        return link
+
+    def prepare(
+        self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
+    ) -> tuple[Link, Recipe, int]:
+        """What is needed to make an actor, which begins with `make`. From any thread. Raises `SerializationError`."""
         runtime = self.runtime
         runtime.check_open()
         blob = runtime.code.blob_of(definition)
         encoded, dependencies = encode_arguments(args, kwargs)
         number = next(runtime.hub.numbers)
         link = Link(runtime, actor_id(runtime.process, number), definition, "", options)
-        recipe = Recipe(options, blob, encoded, dependencies)
-        if options.max_restarts:
-            runtime.restarter.keep(link.id, recipe)
-        runtime.directory.created[link.id] = link
-        runtime.post(self.make, link, recipe, number)
-        return link
+        return link, Recipe(options, blob, encoded, dependencies), number
 
     def make(self, link: Link, recipe: Recipe, number: int = 0) -> None:
         """Call the constructor, on a worker to be found."""

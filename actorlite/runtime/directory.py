@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from actorlite.definitions import ActorDefinition
-from actorlite.errors import ActorDiedError, ActorliteError, Outcome
+from actorlite.errors import ActorliteError, Outcome
 from actorlite.ids import ActorId, ProcessId, owner_of
 from actorlite.options import ActorOptions
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.actors import Link
+from actorlite.runtime.actors import Link, died
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.wire.messages import (
     ActorPlace,
@@ -116,12 +116,15 @@ class ActorDirectory:
 
     async def ready(self, link: Link) -> None:
         """Return once the constructor and `on_start` have returned. Raises `ActorDiedError`."""
+        link = await self.runtime.names.settled(link)
+        while link.claim:
+            await self.next_step(link)
         if link.owner_address and link.peer is None and link.life is not ActorState.DEAD:
             self.runtime.lookups.find(link)
         while link.life in (ActorState.PENDING_CREATION, ActorState.RESTARTING):
             await self.next_step(link)
         if link.life is ActorState.DEAD:
-            raise ActorDiedError(
+            raise died(link.cause)(
                 f"{link!r} is dead: {link.death}", actor_init_failed=link.init_failed, outcome=Outcome.NOT_EXECUTED
             )
 
@@ -135,10 +138,15 @@ class ActorDirectory:
     # --- ends
 
     async def kill(self, link: Link, *, no_restart: bool = True) -> None:
-        """End the actor now; calls under way fail. Idempotent."""
+        """End the actor now; calls under way fail. Idempotent. When this returns, its name is free."""
+        link = await self.runtime.names.settled(link)
         if link.owner_address:
-            await self._ask_owner(link, KillActor(link.id, False, no_restart))
+            await _ask_owner(self.runtime, link, KillActor(link.id, False, no_restart))
             return
+        await self._kill(link, no_restart=no_restart)
+        await self.runtime.names.released()
+
+    async def _kill(self, link: Link, *, no_restart: bool) -> None:
         if link.life is ActorState.DEAD:
             return
         runtime = self.runtime
@@ -165,15 +173,13 @@ class ActorDirectory:
             runtime.restarter.crashed(link, "it was killed by al.kill(no_restart=False)")
 
     async def terminate(self, link: Link) -> None:
-        """End the actor after the calls that were made before."""
+        """End the actor after the calls that were made before. When this returns, its name is free."""
+        link = await self.runtime.names.settled(link)
         if link.owner_address:
-            await self._ask_owner(link, KillActor(link.id, graceful=True))
+            await _ask_owner(self.runtime, link, KillActor(link.id, graceful=True))
         else:
             await self.runtime.lifetimes.terminate(link)
-
-    async def _ask_owner(self, link: Link, wish: KillActor) -> None:
-        owner = await self.runtime.hub.connect(link.owner_address)
-        await owner.request(next(self.runtime.hub.numbers), wish)
+            await self.runtime.names.released()
 
     async def killed(self, peer: Peer, body: KillActor) -> Yes:
         """Handler: another process ends an actor that this one created."""
@@ -237,3 +243,8 @@ class ActorDirectory:
         self.runtime.maker.fail_all(text)
         for link in self.all():
             link.happened(ActorEvent.KILLED, text, cause=DeathCause.SESSION_ENDED)
+
+
+async def _ask_owner(runtime: ProcessRuntime, link: Link, wish: KillActor) -> None:
+    owner = await runtime.hub.connect(link.owner_address)
+    await owner.request(next(runtime.hub.numbers), wish)

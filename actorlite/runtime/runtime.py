@@ -29,6 +29,7 @@ from actorlite.runtime.held import HeldBack, room
 from actorlite.runtime.lifetimes import Lifetimes
 from actorlite.runtime.lookups import Lookups
 from actorlite.runtime.losses import Losses
+from actorlite.runtime.names import NamedActors
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.restarts import Restarter
 from actorlite.runtime.stored import StoredValues, explain
@@ -100,6 +101,7 @@ class ProcessRuntime:
         self.tasks = TaskSubmitter(self)
         self.maker = ActorMaker(self)
         self.directory = ActorDirectory(self)
+        self.names = NamedActors(self)
         self.lookups = Lookups(self)
         self.losses = Losses(self)
         self.lifetimes = Lifetimes(self)
@@ -240,6 +242,7 @@ class ProcessRuntime:
         return await self.on_own_loop(self._describe(link))
 
     async def _describe(self, link: Link) -> ActorPlace:
+        link = await self.names.settled(link)
         return await self.lookups.describe(link) if link.owner_address else self.directory.describe(link)
 
     async def actor_ready(self, link: Any) -> None:
