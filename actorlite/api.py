@@ -176,7 +176,7 @@ async def get_actor(name: str, cls: type[Any] | None = None, /, *, namespace: st
     _check_name("name", name)
     _check_name("namespace", namespace)
     runtime = find_runtime()
-    found = await runtime.names.find(name, namespace or "")
+    found = await _on_loop_of(runtime, runtime.names.find(name, namespace or ""))
     if found is None:
         raise ActorNotFoundError(
             f"no living actor has the name {name!r} in namespace {namespace or runtime.namespace!r}: it may have "
@@ -197,7 +197,7 @@ async def list_named_actors(*, all_namespaces: bool = False) -> Any:
     With `all_namespaces` those in all of them, each as `{"name": ..., "namespace": ...}`. Raises `ControlUnavailable`.
     """
     runtime = find_runtime()
-    found = await runtime.names.listed("" if all_namespaces else runtime.namespace)
+    found = await _on_loop_of(runtime, runtime.names.listed("" if all_namespaces else runtime.namespace))
     if all_namespaces:
         return [{"name": name, "namespace": namespace} for namespace, name in found]
     return [name for _, name in found]

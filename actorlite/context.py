@@ -72,12 +72,12 @@ class ActorLink(Protocol):
 
 
 class ActorNames(Protocol):
-    """Named actors; from any loop."""
+    """Named actors."""
 
     async def get_or_create(
         self, definition: ActorDefinition, args: Args, kwargs: Kwargs, options: ActorOptions
     ) -> tuple[ActorLink, bool]:
-        """The actor that has the name of `options`, and whether it was made for this call."""
+        """The actor that has the name of `options`, and whether it was made for this call. From any loop."""
         ...
 
     async def find(self, name: str, namespace: str) -> ActorLink | None:

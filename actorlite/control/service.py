@@ -12,13 +12,16 @@ from typing import Any, Protocol
 
 from msgspec import structs
 
+from actorlite.control.detached import DetachedActors
+from actorlite.control.persistence import Persistence
+from actorlite.control.seat import Seat
 from actorlite.errors import ConnectionLost, ControlUnavailable
-from actorlite.ids import ProcessId
+from actorlite.ids import ActorId, ProcessId
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.state.directory import Directory, Holder
-from actorlite.wire.control import ClaimName, FindName, ListNames, NameHolder, Names, ReleaseName
-from actorlite.wire.messages import Yes
+from actorlite.wire.control import ClaimName, CreateDetached, FindName, ListNames, NameHolder, Names, ReleaseName
+from actorlite.wire.messages import Borrow, Exists, KillActor, Release, ResolveActor, Yes, encode
 
 logger = logging.getLogger("actorlite.control")
 
@@ -43,8 +46,10 @@ class Cluster(Protocol):
 class Control:
     """Owned by the node; on the loop."""
 
-    def __init__(self, hub: Hub, handlers: Handlers, cluster: Cluster) -> None:
+    def __init__(self, hub: Hub, handlers: Handlers, cluster: Cluster, seat: Seat) -> None:
         self.directory = Directory()
+        self.persistence = Persistence(seat.state_path, hub.identity.process)
+        self.detached = DetachedActors(seat, self.directory, self.persistence)
         self._hub = hub
         self._cluster = cluster
         handlers.on_requests(
@@ -53,8 +58,23 @@ class Control:
                 ReleaseName: self.led(self._release),
                 FindName: self.led(self._find),
                 ListNames: self.led(self._list),
+                CreateDetached: self.led(self.detached.create),
+                ResolveActor: self.led(self.detached.resolve),
+                KillActor: self.led(self.detached.kill),
             }
         )
+        # Who holds a detached actor is not counted.
+        handlers.on_messages(
+            {
+                Borrow: lambda peer, message, parts: peer.tell(encode(Exists(message.id))),
+                Release: lambda peer, message, parts: None,
+            }
+        )
+
+    async def start(self) -> None:
+        """Lead, until the node joins another one; bring back what an earlier node had. Raises `ControlUnavailable`."""
+        await self.persistence.open()
+        await self.detached.restore()
 
     @property
     def leads(self) -> bool:
@@ -115,8 +135,20 @@ class Control:
     def node_lost(self, node: ProcessId) -> None:
         self.directory.node_lost(node)
 
+    @property
+    def listed(self) -> tuple[tuple[ActorId, str, str, str], ...]:
+        """Detached actors: id, namespace, name, state."""
+        return self.detached.listed()
+
+    @property
+    def not_restored(self) -> tuple[str, ...]:
+        """What could not be brought back, and why."""
+        return tuple(self.detached.not_restored)
+
     async def aclose(self) -> None:
-        """The node ends."""
+        """The node ends, and with it the detached actors; nothing is left to come back to."""
+        await self.detached.aclose()
+        await self.persistence.aclose(keep=False)
 
     def __repr__(self) -> str:
         return f"<Control {'leads' if self.leads else 'follows'} {self.directory!r}>"

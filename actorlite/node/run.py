@@ -39,6 +39,7 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
         pid=os.getpid(),
         loop=config.loop,
         session_directory=str(directory),
+        state_path=config.control_state,
         prestart=min(int(cpus), MAX_PRESTART) if config.owned else 0,
         store=StoreOptions(
             capacity=config.object_store_memory,

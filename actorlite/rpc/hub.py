@@ -13,7 +13,7 @@ from msgspec import structs
 
 from actorlite.errors import AuthenticationError, ConnectFailed, ConnectionLost, Outcome, SessionClosedError
 from actorlite.host import Entropy
-from actorlite.ids import ProcessId
+from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.rpc.handshake import Handshake
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.transport import Address, Connection, Listener, Transport, get_transport
@@ -98,6 +98,10 @@ class Hub:
     def luck(self) -> float:
         """A random number in [0, 1), from the host's entropy."""
         return int.from_bytes(self._entropy.token_bytes(2), "big") / 0x10000
+
+    def fresh_id(self) -> ProcessId:
+        """An id that no process has."""
+        return process_id(self._entropy.token_bytes(PROCESS_ID_BYTES))
 
     def known(self, address: Address) -> Peer | None:
         """The open peer at `address`, if there is one: for the hot path."""

@@ -20,7 +20,7 @@ from actorlite.ids import ActorId, actor_id
 from actorlite.options import ActorOptions
 from actorlite.resources import CPU, actor_request
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.actors import FIXED, OPEN, Link, unschedulable
+from actorlite.runtime.actors import Link, unschedulable
 from actorlite.runtime.calls import Outbound, encode_arguments
 from actorlite.runtime.restarts import Recipe
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
@@ -149,15 +149,13 @@ class ActorMaker:
         self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
     ) -> Link:
         """The link at once; the rest happens behind it. From any thread. Raises `SerializationError`."""
-        link, recipe, number = self.prepare(definition, args, kwargs, options)
         runtime = self.runtime
-        runtime.directory.created[link.id] = link
-        if options.is_detached:
-            raise ValueError("option lifetime='detached' is not supported by this version of actorlite: leave it out")
         if options.name:
-            link.claim = OPEN if options.get_if_exists else FIXED
-            runtime.post(runtime.names.make, link, recipe, number)
+            link, obtain = runtime.names.prepare(definition, args, kwargs, options)
+            runtime.post(runtime.names.begin, link, obtain)
             return link
+        link, recipe, number = self.prepare(definition, args, kwargs, options)
+        runtime.directory.created[link.id] = link
         if options.max_restarts:
             runtime.restarter.keep(link.id, recipe)
         runtime.post(self.make, link, recipe, number)

@@ -24,6 +24,8 @@ from actorlite.wire.messages import (
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
 
+_UNDER_WAY = (ActorState.PENDING_CREATION, ActorState.RESTARTING)
+
 
 class ActorDirectory:
     """Holds no link itself, but those with calls to send: an actor that nobody holds ends after its calls."""
@@ -31,7 +33,7 @@ class ActorDirectory:
     def __init__(self, runtime: ProcessRuntime) -> None:
         self.runtime = runtime
         self.created: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
-        self._held: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
+        self.held: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self._weak: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self.with_unsent: set[Link] = set()
         """Whose handle, and the references to whose results, may be gone: the calls are made all the same."""
@@ -44,7 +46,7 @@ class ActorDirectory:
 
     def all(self) -> list[Link]:
         """Also while other threads make actors: `valuerefs` is a copy."""
-        known = [*self.created.valuerefs(), *self._held.valuerefs(), *self._weak.valuerefs()]
+        known = [*self.created.valuerefs(), *self.held.valuerefs(), *self._weak.valuerefs()]
         return [link for each in known if (link := each()) is not None]
 
     # --- handles of other processes
@@ -70,7 +72,7 @@ class ActorDirectory:
                 link = Link(runtime, identifier, definition, "", options)
                 link.happened(ActorEvent.LOST, "it ended before this handle came back to its creator")
             return link
-        known = self._weak if weak else self._held
+        known = self._weak if weak else self.held
         link = known.get(identifier)
         if link is None:
             link = Link(runtime, identifier, definition, owner_address, options)
@@ -94,6 +96,8 @@ class ActorDirectory:
         if body.dead is not None and link.place is not None and link.place.process == body.dead:
             await self.worker_lost(body.dead)
         while body.wait and link.life is not ActorState.DEAD and link.place is None:
+            await self.next_step(link)
+        while body.ready and link.life in _UNDER_WAY:
             await self.next_step(link)
         return self.describe(link)
 
@@ -119,9 +123,9 @@ class ActorDirectory:
         link = await self.runtime.names.settled(link)
         while link.claim:
             await self.next_step(link)
-        if link.owner_address and link.peer is None and link.life is not ActorState.DEAD:
-            self.runtime.lookups.find(link)
-        while link.life in (ActorState.PENDING_CREATION, ActorState.RESTARTING):
+        if link.owner_address and link.life is not ActorState.DEAD:
+            await self.runtime.lookups.ready(link)
+        while not link.owner_address and link.life in _UNDER_WAY:
             await self.next_step(link)
         if link.life is ActorState.DEAD:
             raise died(link.cause)(

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import ActorDefinition
 from actorlite.errors import ActorliteError, ActorUnavailableError, ControlUnavailable, Outcome
 from actorlite.ids import ActorId
 from actorlite.options import ActorOptions
-from actorlite.runtime.actors import OPEN, Link
+from actorlite.runtime.actors import FIXED, OPEN, Link
 from actorlite.runtime.restarts import Recipe
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.state.retries import Backoff
@@ -44,19 +45,21 @@ class NamedActors:
         """Names that actors of this process have."""
         self._claiming: dict[ActorId, asyncio.Future[None]] = {}
         """Claims made with `.remote()` that were not answered yet."""
+        self.on_end: Callable[[ActorId], None] | None = None
+        """Hears of each named actor that has ended, for whoever keeps actors that others have made."""
         self._releasing: set[asyncio.Task[None]] = set()
 
     # --- making
 
-    def make(self, link: Link, recipe: Recipe, number: int) -> None:
-        """Claim the link's name, then make the actor; on the loop, at once after `link` was made."""
+    def begin(self, link: Link, obtain: Callable[[], Coroutine[Any, Any, Link]]) -> None:
+        """Have `link` be what `obtain` returns; on the loop, at once after it was made."""
         self._claiming[link.id] = self.runtime.loop.create_future()
-        self.runtime.spawn(self._make(link, recipe, number)).add_done_callback(lambda _: self._answered(link.id))
+        self.runtime.spawn(self._settle(link, obtain)).add_done_callback(lambda _: self._answered(link.id))
 
-    async def _make(self, link: Link, recipe: Recipe, number: int) -> None:
+    async def _settle(self, link: Link, obtain: Callable[[], Coroutine[Any, Any, Link]]) -> None:
         try:
-            found = await self.obtain(link, recipe, number)
-        except ActorliteError as error:
+            found = await obtain()
+        except Exception as error:  # also what unpickling raises: whoever waits for the link must be told
             fail(link, f"its name could not be claimed ({type(error).__name__}): {error}", DeathCause.INIT_FAILED)
             return
         if found is link:
@@ -88,25 +91,48 @@ class NamedActors:
     async def _get_or_create(
         self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
     ) -> tuple[Link, bool]:
-        link, recipe, number = self.runtime.maker.prepare(definition, args, kwargs, options)
-        self.runtime.directory.created[link.id] = link
+        link, obtain = self.prepare(definition, args, kwargs, options)
         try:
-            found = await self.obtain(link, recipe, number)
+            found = await obtain()
         except BaseException:
+            link.claim = ""
             link.happened(ActorEvent.ENDED, "it was not made")
             raise
         if found is not link:
             link.happened(ActorEvent.ENDED, "another actor has its name", cause=DeathCause.NAME_TAKEN)
         return found, found is link
 
+    def prepare(
+        self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
+    ) -> tuple[Link, Callable[[], Coroutine[Any, Any, Link]]]:
+        """A link, and what makes it an actor. From any thread. Raises `SerializationError`, `ValueError`."""
+        runtime = self.runtime
+        if options.is_detached:
+            link, obtain = runtime.detached.prepare(definition, args, kwargs, options)
+        else:
+            link, recipe, number = runtime.maker.prepare(definition, args, kwargs, options)
+            runtime.directory.created[link.id] = link
+            obtain = partial(self.obtain, link, recipe, number)
+        link.claim = OPEN if options.get_if_exists else FIXED
+        return link, obtain
+
     async def obtain(self, link: Link, recipe: Recipe, number: int) -> Link:
         """Make the actor of `link`, or return the living one that has its name. Raises `ControlUnavailable`."""
+        found = await self.first(link, partial(self._claim, link))
+        if found is link:
+            self._claimed(link, recipe, number)
+        return found
+
+    async def first(self, link: Link, ask: Callable[[], Awaitable[NameHolder]]) -> Link:
+        """Who has the name of `link`, which `ask` claims: `link`, or another living actor."""
         loop = self.runtime.loop
         give_up, tries = loop.time() + DEAD_HOLDER_S, 0
         while True:
-            holder = await self._claim(link)
+            try:
+                holder = await ask()
+            finally:
+                self._answered(link.id)
             if holder.claimed:
-                self._claimed(link, recipe, number)
                 return link
             found = from_entry(self.runtime, holder.entry, weak=not link.options.get_if_exists)
             if not await is_dead(found):
@@ -122,14 +148,10 @@ class NamedActors:
         self._mine[link.id] = namespace, name  # before: whatever happens now, it is let go of
         claim = ClaimName(ACTOR_KIND, namespace, name, link.id, entry_of(link))
         try:
-            holder = await self._ask(claim)
+            holder = holder_in(await self._ask(claim))
         except BaseException:
             self.release(link.id)
             raise
-        finally:
-            self._answered(link.id)
-        if not isinstance(holder, NameHolder):
-            raise ControlUnavailable("the node did not say who has the name")
         if not holder.claimed:
             del self._mine[link.id]
         return holder
@@ -146,7 +168,7 @@ class NamedActors:
 
     async def settled(self, link: Link) -> Link:
         """The actor that `link` is, once control has said whose its name is."""
-        while link.claim == OPEN:
+        while link.claim == OPEN or link.claim and link.owner_address:
             await self.runtime.directory.next_step(link)
         return link.alias or link
 
@@ -154,6 +176,8 @@ class NamedActors:
 
     def release(self, identifier: ActorId) -> None:
         """The actor has ended, or will take no more calls: others may have its name. Idempotent."""
+        if self.on_end is not None:
+            self.on_end(identifier)
         named = self._mine.pop(identifier, None)
         if named is not None and not self.runtime.gone:
             task = self.runtime.spawn(self._release(ReleaseName(ACTOR_KIND, *named, identifier)))
@@ -175,19 +199,13 @@ class NamedActors:
     # --- finding
 
     async def find(self, name: str, namespace: str) -> Link | None:
-        """Who has the name, which this link does not keep alive. From any loop. Raises `ControlUnavailable`."""
-        return await self.runtime.on_own_loop(self._find(name, namespace))
-
-    async def _find(self, name: str, namespace: str) -> Link | None:
+        """Who has the name, which this link does not keep alive. Raises `ControlUnavailable`."""
         await self._earlier()
         holder = await self._ask(FindName(ACTOR_KIND, namespace or self.runtime.namespace, name))
         return from_entry(self.runtime, holder.entry, weak=True) if isinstance(holder, NameHolder) else None
 
     async def listed(self, namespace: str) -> list[tuple[str, str]]:
-        """Namespaces and names; of all namespaces when it is empty. Raises `ControlUnavailable`. From any loop."""
-        return await self.runtime.on_own_loop(self._listed(namespace))
-
-    async def _listed(self, namespace: str) -> list[tuple[str, str]]:
+        """Namespaces and names; of all namespaces when it is empty. Raises `ControlUnavailable`."""
         await self._earlier()
         found = await self._ask(ListNames(ACTOR_KIND, namespace))
         return list(found.names) if isinstance(found, Names) else []
@@ -200,10 +218,17 @@ class NamedActors:
         return f"<NamedActors names={len(self._mine)} releasing={len(self._releasing)}>"
 
 
-def fail(link: Link, text: str, cause: DeathCause) -> None:
+def fail(link: Link, text: str, cause: DeathCause, *, init_failed: bool = False) -> None:
     """It is not made, and whoever waits for it is told."""
     link.claim = ""
-    link.happened(ActorEvent.FAILED, text, cause=cause)
+    link.happened(ActorEvent.FAILED, text, init_failed=init_failed, cause=cause)
+
+
+def holder_in(answer: object) -> NameHolder:
+    """Raises `ControlUnavailable`."""
+    if isinstance(answer, NameHolder):
+        return answer
+    raise ControlUnavailable("the node did not say who has the name")
 
 
 def _taken(link: Link, found: Link) -> str:

@@ -21,6 +21,7 @@ from actorlite.runtime.borrows import Borrows
 from actorlite.runtime.code import CodeBook
 from actorlite.runtime.creation import ActorMaker
 from actorlite.runtime.delays import Delays
+from actorlite.runtime.detached import DetachedActors
 from actorlite.runtime.directory import ActorDirectory
 from actorlite.runtime.exports import Exports
 from actorlite.runtime.fetches import Fetches
@@ -102,6 +103,7 @@ class ProcessRuntime:
         self.maker = ActorMaker(self)
         self.directory = ActorDirectory(self)
         self.names = NamedActors(self)
+        self.detached = DetachedActors(self)
         self.lookups = Lookups(self)
         self.losses = Losses(self)
         self.lifetimes = Lifetimes(self)
@@ -239,11 +241,7 @@ class ProcessRuntime:
         await self.on_own_loop(self.directory.terminate(link))
 
     async def describe_actor(self, link: Any) -> ActorPlace:
-        return await self.on_own_loop(self._describe(link))
-
-    async def _describe(self, link: Link) -> ActorPlace:
-        link = await self.names.settled(link)
-        return await self.lookups.describe(link) if link.owner_address else self.directory.describe(link)
+        return await self.on_own_loop(self.lookups.described(link))
 
     async def actor_ready(self, link: Any) -> None:
         await self.on_own_loop(self.directory.ready(link))

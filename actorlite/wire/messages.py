@@ -565,6 +565,8 @@ class ResolveActor(_Message, tag=113, frozen=True):
     wait: bool = True
     dead: ProcessId | None = None
     """A worker that the sender knows to be gone: the receiver may not have heard of it yet."""
+    ready: bool = False
+    """Wait also until its constructor and `on_start` have run."""
 
 
 class KillActor(_Message, tag=114, frozen=True):
