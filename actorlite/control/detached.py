@@ -201,7 +201,7 @@ class DetachedActors:
     # --- a node that is started again
 
     async def restore(self) -> None:
-        """Bring back what was written down."""
+        """Find what was written down, and give it its names: nobody may take them before `resume`."""
         for _, value in await self._persistence.read(PREFIX):
             try:
                 actor = msgspec.msgpack.decode(value, type=DetachedActor)
@@ -214,11 +214,17 @@ class DetachedActors:
                 self._persistence.delete_soon(PREFIX + actor.target)
                 self._ended[actor.target] = _dead(reason, DeathCause.CRASHED)
                 continue
-            actor = msgspec.structs.replace(actor, restarts=actor.restarts + 1)
             self._directory.claim(Holder(ACTOR_KIND, actor.namespace, actor.name, actor.target, actor.entry))
             self._begin(actor)
             self._restoring.add(actor.target)
-            self._persistence.put_soon(PREFIX + actor.target, msgspec.msgpack.encode(actor))
+
+    def resume(self) -> None:
+        """Make anew what was found: its node's end was a crash of its worker."""
+        for target in self._restoring:
+            actor = self._actors[target]
+            actor = self._actors[target] = msgspec.structs.replace(actor, restarts=actor.restarts + 1)
+            self._persistence.put_soon(PREFIX + target, msgspec.msgpack.encode(actor))
+            logger.warning("the detached actor %r in namespace %r is made anew", actor.name, actor.namespace)
             self._spawn(self._make(actor))
 
     def _why_not(self, actor: DetachedActor) -> str:

@@ -34,6 +34,7 @@ class Persistence:
         self._store: StateStore | None = None
         self._fence: tuple[Compare, ...] = ()
         self._loop = asyncio.get_running_loop()
+        self._frozen = False
         self._writing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -89,7 +90,13 @@ class Persistence:
         if not result.succeeded:
             raise ControlUnavailable("another node leads the cluster by now")
 
+    def freeze(self) -> None:
+        """Nothing more is written: what is there is for the next node."""
+        self._frozen = True
+
     def _soon(self, ops: Sequence[Op]) -> None:
+        if self._frozen:
+            return
         task = self._loop.create_task(self._write_soon(ops), name="actorlite control writes")
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)

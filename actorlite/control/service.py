@@ -72,9 +72,13 @@ class Control:
         )
 
     async def start(self) -> None:
-        """Lead, until the node joins another one; bring back what an earlier node had. Raises `ControlUnavailable`."""
+        """Lead, until the node joins another one; find what an earlier node had. Raises `ControlUnavailable`."""
         await self.persistence.open()
         await self.detached.restore()
+
+    def resume(self) -> None:
+        """The node is ready: bring back what was found."""
+        self.detached.resume()
 
     @property
     def leads(self) -> bool:
@@ -145,10 +149,12 @@ class Control:
         """What could not be brought back, and why."""
         return tuple(self.detached.not_restored)
 
-    async def aclose(self) -> None:
-        """The node ends, and with it the detached actors; nothing is left to come back to."""
+    async def aclose(self, *, keep: bool) -> None:
+        """The node ends, and with it the detached actors; without `keep` nothing is left to come back to."""
+        if keep:
+            self.persistence.freeze()
         await self.detached.aclose()
-        await self.persistence.aclose(keep=False)
+        await self.persistence.aclose(keep=keep)
 
     def __repr__(self) -> str:
         return f"<Control {'leads' if self.leads else 'follows'} {self.directory!r}>"

@@ -95,11 +95,13 @@ class ControlPart(Protocol):
 
     async def start(self) -> None: ...
 
+    def resume(self) -> None: ...
+
     def process_ended(self, process: ProcessId) -> None: ...
 
     def node_lost(self, node: ProcessId) -> None: ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self, *, keep: bool) -> None: ...
 
 
 class Node:
@@ -153,10 +155,11 @@ class Node:
         await self.control.start()
         return bound
 
-    async def aclose(self, reason: str) -> None:
-        """Say goodbye to all who registered, end all workers, close. Completes when cancelled."""
+    async def aclose(self, reason: str, *, keep: bool = False) -> None:
+        """Say goodbye to all who registered, end all workers, close. Completes when cancelled. With `keep` what control
+        has written down stays for the next node."""
         try:
-            await self.control.aclose()  # while its actors can still end in good order
+            await self.control.aclose(keep=keep)  # while its actors can still end in good order
         finally:
             await self._close(reason)
 

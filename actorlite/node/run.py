@@ -49,12 +49,15 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
     )
     node = Node(options, spawner, entropy, lambda: stop.set("it was asked to stop"))
     reason = "the node could not start"
-    address = await node.start(config.node)
+    keep = True  # a start that fails must not cost what a node that was killed has left
     try:
+        address = await node.start(config.node)
         await on_ready(address)
+        node.control.resume()
         reason = await stop.wait()
+        keep = stop.keeps
     finally:
-        await node.aclose(f"the node daemon (pid {os.getpid()}) ends: {reason}")
+        await node.aclose(f"the node daemon (pid {os.getpid()}) ends: {reason}", keep=keep)
 
 
 def available_cpus() -> int:

@@ -135,6 +135,7 @@ class NamedActors:
             if holder.claimed:
                 return link
             found = from_entry(self.runtime, holder.entry, weak=not link.options.get_if_exists)
+            found = await self.settled(found)  # this process may be about to hear that it is its own
             if not await is_dead(found):
                 return found
             if loop.time() >= give_up:
@@ -202,7 +203,9 @@ class NamedActors:
         """Who has the name, which this link does not keep alive. Raises `ControlUnavailable`."""
         await self._earlier()
         holder = await self._ask(FindName(ACTOR_KIND, namespace or self.runtime.namespace, name))
-        return from_entry(self.runtime, holder.entry, weak=True) if isinstance(holder, NameHolder) else None
+        if not isinstance(holder, NameHolder):
+            return None
+        return await self.settled(from_entry(self.runtime, holder.entry, weak=True))
 
     async def listed(self, namespace: str) -> list[tuple[str, str]]:
         """Namespaces and names; of all namespaces when it is empty. Raises `ControlUnavailable`."""
