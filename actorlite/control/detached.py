@@ -18,6 +18,7 @@ from actorlite.control.seat import Seat
 from actorlite.errors import ActorliteError
 from actorlite.ids import ActorId
 from actorlite.loading import load
+from actorlite.rpc.handshake import PYTHON
 from actorlite.rpc.peer import Peer
 from actorlite.state.actors import DeathCause
 from actorlite.state.directory import Directory, Holder
@@ -208,7 +209,7 @@ class DetachedActors:
             except msgspec.DecodeError as error:
                 self.not_restored.append(f"a detached actor that cannot be read any more: {error}")
                 continue
-            reason = self._why_not(actor)
+            reason = _why_not(actor)
             if reason:
                 self._not_restored(actor, reason)
                 self._persistence.delete_soon(PREFIX + actor.target)
@@ -226,17 +227,6 @@ class DetachedActors:
             self._persistence.put_soon(PREFIX + target, msgspec.msgpack.encode(actor))
             logger.warning("the detached actor %r in namespace %r is made anew", actor.name, actor.namespace)
             self._spawn(self._make(actor))
-
-    def _why_not(self, actor: DetachedActor) -> str:
-        try:
-            allowed = load(KEEPER.format("options_of"))(actor).max_restarts
-        except ActorliteError as error:
-            return str(error)
-        if 0 <= allowed <= actor.restarts:
-            return f"its node ended, and max_restarts={allowed} does not let it be made anew"
-        if any(each.refs for each in (actor.code, actor.args, *[value for _, value in actor.slots])):
-            return "its constructor was given references or handles whose owners ended with the node"
-        return ""
 
     def _not_restored(self, actor: DetachedActor, reason: str) -> None:
         text = f"actor {actor.name!r} ({actor.class_name}) in namespace {actor.namespace!r}: {reason}"
@@ -280,3 +270,18 @@ def _succeeded(task: asyncio.Task[Any]) -> bool:
 
 def _dead(text: str, cause: DeathCause) -> ActorPlace:
     return ActorPlace(NOBODY, "", 0, text, cause is DeathCause.INIT_FAILED, "DEAD", cause.value)
+
+
+def _why_not(actor: DetachedActor) -> str:
+    """Why it cannot be made anew by another node; empty when it can."""
+    try:
+        allowed = load(KEEPER.format("options_of"))(actor).max_restarts
+    except (ActorliteError, AttributeError) as error:
+        return str(error)
+    if 0 <= allowed <= actor.restarts:
+        return f"its node ended, and max_restarts={allowed} does not let it be made anew"
+    if actor.python != PYTHON:
+        return f"it was made with Python {actor.python}, and this is {PYTHON}"
+    if any(each.refs for each in (actor.code, actor.args, *[value for _, value in actor.slots])):
+        return "its constructor was given references or handles whose owners ended with the node"
+    return ""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from actorlite.definitions import ActorDefinition
 from actorlite.ids import actor_id
 from actorlite.options import ActorOptions
+from actorlite.rpc.handshake import PYTHON
 from actorlite.runtime.actors import Link
 from actorlite.runtime.calls import Dependency, encode_arguments
 from actorlite.runtime.names import entry_of, fail, holder_in, name_of
@@ -121,6 +122,7 @@ def _describe(
         job_namespace=link.runtime.namespace,
         has_readonly=definition.has_readonly,
         has_stop=hasattr(definition.cls, "on_stop"),
+        python=PYTHON,
     )
 
 

@@ -92,6 +92,8 @@ class DetachedActor(_ControlMessage, frozen=True):
     """Whether the class has `on_stop`."""
     restarts: int = 0
     """How often it was made anew."""
+    python: str = ""
+    """Minor version: code goes by value."""
 
 
 class CreateDetached(_ControlMessage, tag=184, frozen=True):
