@@ -38,7 +38,19 @@ class Persistence:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Lead. Raises `ControlUnavailable` when the state is in use, or cannot be read."""
+        """Lead. Raises `ControlUnavailable` when the state is in use, or cannot be read; then nothing has changed."""
+        is_new = _is_missing(self._path)
+        try:
+            await self._open()
+        except BaseException:
+            store, self._store = self._store, None
+            if store is not None:
+                await store.aclose()
+            if is_new:
+                _remove(self._path)
+            raise
+
+    async def _open(self) -> None:
         self._store = store = await open_sqlite(self._path) if self._path else MemoryStore()
         (found,) = (await store.txn([], [Get(LEADER)])).found
         before, epoch = (found[0].mod_revision, int(found[0].value.split()[0])) if found else (0, 0)
@@ -70,15 +82,19 @@ class Persistence:
             await asyncio.wait(self._writing)
 
     async def aclose(self, *, keep: bool) -> None:
-        """Idempotent. Without `keep` nothing is left to come back to."""
+        """Idempotent. Without `keep`, or when there is nothing to keep, nothing is left behind."""
         await self.written()
         store, self._store = self._store, None
         if store is not None:
+            try:
+                found, _ = await store.range("")
+                keep = keep and any(each.key != LEADER for each in found)
+            except ControlUnavailable as error:
+                logger.warning("what control had written down is left as it is: %s", error)
+                keep = True
             await store.aclose()
             if self._path and not keep:
-                for suffix in ("", "-wal", "-shm", "-journal"):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(self._path + suffix)
+                _remove(self._path)
 
     def _opened(self) -> StateStore:
         if self._store is None:
@@ -109,3 +125,14 @@ class Persistence:
 
     def __repr__(self) -> str:
         return f"<Persistence {self._path or 'in memory'} epoch={self.epoch}>"
+
+
+def _is_missing(path: str) -> bool:
+    return bool(path) and not os.path.lexists(path)
+
+
+def _remove(path: str) -> None:
+    """The file, and what SQLite has beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + suffix)

@@ -6,6 +6,7 @@ goes on: what needs control fails with `ControlUnavailable`, and nothing else do
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -74,7 +75,11 @@ class Control:
     async def start(self) -> None:
         """Lead, until the node joins another one; find what an earlier node had. Raises `ControlUnavailable`."""
         await self.persistence.open()
-        await self.detached.restore()
+        try:
+            await self.detached.restore()
+        except BaseException:
+            await self.aclose(keep=True)
+            raise
 
     def resume(self) -> None:
         """The node is ready: bring back what was found."""
@@ -150,7 +155,22 @@ class Control:
         return tuple(self.detached.not_restored)
 
     async def aclose(self, *, keep: bool) -> None:
-        """The node ends, and with it the detached actors; without `keep` nothing is left to come back to."""
+        """The node ends, and with it the detached actors; without `keep` nothing is left to come back to.
+
+        Completes when cancelled.
+        """
+        closing = asyncio.ensure_future(self._close(keep))
+        cancelled = False
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
+        closing.result()
+
+    async def _close(self, keep: bool) -> None:
         if keep:
             self.persistence.freeze()
         await self.detached.aclose()

@@ -50,8 +50,8 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
     node = Node(options, spawner, entropy, lambda: stop.set("it was asked to stop"))
     reason = "the node could not start"
     keep = True  # a start that fails must not cost what a node that was killed has left
+    address = await node.start(config.node)
     try:
-        address = await node.start(config.node)
         await on_ready(address)
         node.control.resume()
         reason = await stop.wait()
