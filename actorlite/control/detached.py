@@ -34,7 +34,7 @@ logger = logging.getLogger("actorlite.control")
 KEEPER = "actorlite.control.keeper:{}"
 """Loaded when the first detached actor is made: most nodes have none."""
 
-NOT_YET_S = 5.0
+NOT_YET_S = 30.0
 """How long an actor that nobody has asked for yet may take to be: a handle may be quicker than its creator."""
 MAX_ENDED = 10_000
 """Ends that are remembered."""
