@@ -214,6 +214,8 @@ def _create(
     definition: ActorDefinition, args: Any, kwargs: Any, options: ActorOptions, runtime: Runtime | None
 ) -> ActorHandle:
     definition.constructor.check(definition.name, args, kwargs)
+    if options.name is None:
+        options.check_name()
     return ActorHandle((runtime or find_runtime()).create_actor(definition, args, kwargs, options))
 
 
@@ -258,6 +260,23 @@ class ActorClass(Generic[P, T_co]):
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
         """Start an actor and return its handle at once; what the constructor raises comes with the first call."""
         return cast(T_co, _create(self._definition, args, kwargs, self._options, self._runtime))
+
+    async def get_or_create(self, *args: P.args, **kwargs: P.kwargs) -> tuple[T_co, bool]:
+        """The living actor that has the name given with `.options(name=...)`, or a new one: its handle, and whether it
+        is new. Of all who ask at once, in any process, one makes the actor.
+
+        The arguments are for a new one only. The handle keeps the actor alive as its creator's does; unless it is
+        detached, it ends all the same with the process that made it. Raises `ValueError` without a name,
+        `ControlUnavailable`.
+        """
+        if self._options.name is None:
+            raise ValueError(f"{self.__name__}.get_or_create() needs a name: {self.__name__}.options(name=...)")
+        definition = self._definition
+        definition.constructor.check(definition.name, args, kwargs)
+        options = self._options.merged(get_if_exists=True)
+        runtime = self._runtime or find_runtime()
+        link, created = await runtime.names.get_or_create(definition, args, kwargs, options)
+        return cast(T_co, ActorHandle(link)), created
 
     def options(self, *, session: SessionLike | None = None, **options: Unpack[ActorOptionsDict]) -> Self:
         """This class with some options replaced; `session` chooses where the actor runs."""
@@ -324,6 +343,8 @@ class ActorHandle:
 
     def __getattr__(self, name: str) -> BoundMethod[..., Any] | BoundGenerator[..., Any]:
         link = self.__actorlite_link__
+        if link.alias is not None:
+            link = _settle(self, link.alias)
         method = link.definition.methods.get(name)
         if method is None:
             raise _no_attribute(link.definition, name)
@@ -338,16 +359,17 @@ class ActorHandle:
         return sorted(self.__actorlite_link__.definition.methods)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ActorHandle) and other.__actorlite_link__.id == self.__actorlite_link__.id
+        return isinstance(other, ActorHandle) and (self is other or _known(other).id == _known(self).id)
 
     def __hash__(self) -> int:
-        return hash(self.__actorlite_link__.id)
+        return hash(_known(self).id)
 
     def __repr__(self) -> str:
-        return show_actor(self.__actorlite_link__)
+        link = self.__actorlite_link__
+        return show_actor(link.alias or link)
 
     def __actorlite_export__(self, scope: Any) -> tuple[Any, ...]:
-        link = self.__actorlite_link__
+        link = _known(self)
         if getattr(link, "is_weak", False):
             # Whoever gets it holds the actor; until then the value that it travels in does.
             strong = ActorHandle(link.runtime.hold_actor(link))
@@ -359,6 +381,24 @@ class ActorHandle:
             f"{self!r} cannot be pickled outside a call: nobody would know who holds it. Pass it as an argument, "
             "return it, or put it into a value given to al.put"
         )
+
+
+def _settle(handle: ActorHandle, link: ActorLink) -> ActorLink:
+    """The handle is that of an actor that had the name already."""
+    object.__setattr__(handle, "__actorlite_link__", link)
+    return link
+
+
+def _known(handle: ActorHandle) -> ActorLink:
+    """The link of a handle, for what depends on which actor it is."""
+    link = handle.__actorlite_link__
+    if link.claim == "open":
+        raise TypeError(
+            f"{show_actor(link)} may turn out to be the one that has the name already: until that is known it can be "
+            "called, but not be compared, hashed or sent; `await al.ready(handle)` first, or write "
+            f"`{link.definition.name}.options(name=...).get_or_create(...)`"
+        )
+    return link if link.alias is None else _settle(handle, link.alias)
 
 
 def _no_attribute(definition: ActorDefinition, name: str) -> AttributeError:
@@ -398,4 +438,7 @@ def _import_handle(data: tuple[Any, ...], definition: ActorDefinition) -> ActorH
 
 def link_of(handle: object) -> ActorLink | None:
     """The link behind a handle; None for anything else."""
-    return handle.__actorlite_link__ if isinstance(handle, ActorHandle) else None
+    if not isinstance(handle, ActorHandle):
+        return None
+    link = handle.__actorlite_link__
+    return link.alias or link

@@ -7,8 +7,9 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-from actorlite.actor import Actor, ActorClass, link_of, set_class_options, wrap_class
+from actorlite.actor import Actor, ActorClass, ActorHandle, definition_of, link_of, set_class_options, wrap_class
 from actorlite.context import ActorExit, ActorLink, Runtime, current_call, find_runtime
+from actorlite.errors import ActorNotFoundError
 from actorlite.inspection import ActorInfo, RuntimeContext, runtime_context
 from actorlite.options import ActorOptionsDict, TaskOptions, TaskOptionsDict
 from actorlite.refs import ObjectRef
@@ -25,7 +26,9 @@ __all__ = [
     "describe",
     "exit_actor",
     "get",
+    "get_actor",
     "kill",
+    "list_named_actors",
     "put",
     "ready",
     "remote",
@@ -157,6 +160,66 @@ async def kill(actor: Actor | Any, *, no_restart: bool = True) -> None:
     """
     link = _require_link("kill", actor)
     await _on_loop_of(link.runtime, link.runtime.kill(link, no_restart=no_restart))
+
+
+@overload
+async def get_actor(name: str, cls: type[T], /, *, namespace: str | None = None) -> T: ...
+@overload
+async def get_actor(name: str, cls: None = None, /, *, namespace: str | None = None) -> Any: ...
+async def get_actor(name: str, cls: type[Any] | None = None, /, *, namespace: str | None = None) -> Any:
+    """The handle of the living actor that has the name, in the session's namespace or another one.
+
+    It does not keep the actor alive: that ends with the handles that its creator gave out, unless it is detached. With
+    `cls` the handle is typed, and the actor must have the methods of that class. Raises `ActorNotFoundError`,
+    `ControlUnavailable`; `TypeError` and `ValueError` for wrong arguments.
+    """
+    _check_name("name", name)
+    _check_name("namespace", namespace)
+    runtime = find_runtime()
+    found = await _on_loop_of(runtime, runtime.names.find(name, namespace or ""))
+    if found is None:
+        raise ActorNotFoundError(
+            f"no living actor has the name {name!r} in namespace {namespace or runtime.namespace!r}: it may have "
+            "ended, be in another namespace (namespace=...), or not be made yet; al.list_named_actors() tells"
+        )
+    if cls is not None:
+        _check_methods(name, cls, found)
+    return ActorHandle(found)
+
+
+@overload
+async def list_named_actors(*, all_namespaces: Literal[False] = False) -> list[str]: ...
+@overload
+async def list_named_actors(*, all_namespaces: Literal[True]) -> list[dict[str, str]]: ...
+async def list_named_actors(*, all_namespaces: bool = False) -> Any:
+    """The names of the living actors in the session's namespace, in order.
+
+    With `all_namespaces` those in all of them, each as `{"name": ..., "namespace": ...}`. Raises `ControlUnavailable`.
+    """
+    runtime = find_runtime()
+    found = await _on_loop_of(runtime, runtime.names.listed("" if all_namespaces else runtime.namespace))
+    if all_namespaces:
+        return [{"name": name, "namespace": namespace} for namespace, name in found]
+    return [name for _, name in found]
+
+
+def _check_name(what: str, value: str | None) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"get_actor() takes a str as {what}, not {value!r} of type {type(value).__name__}")
+    if value == "" or value is None and what == "name":
+        raise ValueError(f"get_actor({what}={value!r}): it must not be empty")
+
+
+def _check_methods(name: str, cls: Any, found: ActorLink) -> None:
+    cls = getattr(cls, "__wrapped__", cls)
+    if not isinstance(cls, type):
+        raise TypeError(f"get_actor({name!r}, cls) takes a class as cls, not {cls!r} of type {type(cls).__name__}")
+    missing = sorted(definition_of(cls).methods.keys() - found.definition.methods.keys())
+    if missing:
+        raise TypeError(
+            f"the actor {name!r} is a {found.definition.name}, and has no {missing[0]}() as {cls.__name__} has: give "
+            "its own class or a base of it, or none"
+        )
 
 
 async def terminate(actor: Actor | Any) -> None:

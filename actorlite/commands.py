@@ -83,6 +83,10 @@ def status(address: str | None) -> None:
     click.echo(f"CPU      {found['num_cpus'] - found['free_cpus']:g} of {found['num_cpus']:g} leased")
     click.echo(f"waiting  {found['waiting']} lease requests")
     click.echo(f"jobs     {', '.join(found['jobs']) or 'none'}")
+    for each in found["detached"]:
+        click.echo(f"detached {each['name']} in namespace {each['namespace']}, {each['state']}")
+    for text in found["not_restored"]:
+        click.echo(f"lost     {text}")
     if not found["workers"]:
         click.echo("workers  none")
         return

@@ -45,6 +45,16 @@ class ActorLink(Protocol):
         """A word of `state/actors.py`: `"PENDING_CREATION"`, `"ALIVE"`, `"DEAD"`, ..."""
         ...
 
+    @property
+    def claim(self) -> str:
+        """While control has not said yet whose its name is: `"fixed"`, or `"open"` when it may be another actor's."""
+        ...
+
+    @property
+    def alias(self) -> ActorLink | None:
+        """The actor that had the name, when this one was not made for that."""
+        ...
+
     def call(self, what: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
         """Submit; returns an `ObjectRef` (a list of them for `num_returns` above 1, None for 0)."""
 
@@ -59,6 +69,23 @@ class ActorLink(Protocol):
 
     async def submit(self, what: MethodDefinition, args: Args, kwargs: Kwargs, options: MethodOptions) -> Any:
         """`call` that waits for room instead of raising `PendingCallsLimitExceeded`."""
+
+
+class ActorNames(Protocol):
+    """Named actors."""
+
+    async def get_or_create(
+        self, definition: ActorDefinition, args: Args, kwargs: Kwargs, options: ActorOptions
+    ) -> tuple[ActorLink, bool]:
+        """The actor that has the name of `options`, and whether it was made for this call. From any loop."""
+        ...
+
+    async def find(self, name: str, namespace: str) -> ActorLink | None:
+        """The actor that has the name, without holding it; in the session's namespace when that is empty."""
+
+    async def listed(self, namespace: str) -> list[tuple[str, str]]:
+        """Namespaces and names; of all namespaces when it is empty."""
+        ...
 
 
 class Runtime(Protocol):
@@ -126,6 +153,9 @@ class Runtime(Protocol):
     def create_actor(
         self, definition: ActorDefinition, args: Args, kwargs: Kwargs, options: ActorOptions
     ) -> ActorLink: ...
+
+    @property
+    def names(self) -> ActorNames: ...
 
     async def kill(self, link: ActorLink, *, no_restart: bool) -> None: ...
 

@@ -191,7 +191,7 @@ class _Daemon:
     def _zygote_died(self, report: ExitReport, stop: StopSignal) -> None:
         self._zygote_end = f"the zygote died: {report.describe()}"
         self._abrupt.set()
-        stop.set(self._zygote_end)
+        stop.set(self._zygote_end, keep=True)
         # We have adopted its descendants, and have no other children that are worth keeping now.
         for pid in proctree.children():
             proctree.kill_process(pid)

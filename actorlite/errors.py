@@ -178,6 +178,16 @@ class ActorDiedError(ActorError):
         self.actor_init_failed = actor_init_failed
 
 
+class ActorAlreadyExistsError(ActorDiedError, ValueError):
+    """Another actor has the name, so this one was not made."""
+
+    default_outcome = Outcome.NOT_EXECUTED
+
+
+class ActorNotFoundError(ActorliteError, ValueError):
+    """No living actor has the name in the namespace."""
+
+
 class ActorUnavailableError(ActorError):
     """The actor was lost under the call, and comes back or may come back; calls made from now on wait for it."""
 
@@ -208,6 +218,13 @@ class DeadlineExceeded(ActorliteError, TimeoutError):
 
 class NodeDiedError(ActorliteError):
     """The node daemon, or its zygote, is gone and took its workers with it."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class ControlUnavailable(ActorliteError, ConnectionError):
+    """The node that leads the cluster cannot be reached, or cannot keep its state: names, detached actors and the like
+    have to wait. Other work goes on. Whether what was asked for has happened is not known."""
 
     default_outcome = Outcome.UNKNOWN
 

@@ -25,8 +25,8 @@ class ActorInfo:
     pid: int | None
     """Of its worker, while it has one."""
     death_cause: str | None
-    """`"INIT_FAILED"`, `"CRASHED"`, `"KILLED"`, `"TERMINATED"`, `"EXITED"`, `"OUT_OF_SCOPE"`, `"OWNER_DIED"` or
-    `"SESSION_ENDED"`; None while it lives."""
+    """`"INIT_FAILED"`, `"CRASHED"`, `"KILLED"`, `"TERMINATED"`, `"EXITED"`, `"OUT_OF_SCOPE"`, `"OWNER_DIED"`,
+    `"SESSION_ENDED"` or `"NAME_TAKEN"`; None while it lives."""
     death_reason: str
     """For humans: how its worker ended, what its constructor raised, ...; empty while it lives."""
 

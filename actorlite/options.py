@@ -31,9 +31,6 @@ NOT_YET: Mapping[str, str] = {
     "runtime_env": "runtime environments",
     "max_calls": "recycling a worker after a number of calls",
     "enable_task_events": "switching task events off",
-    "lifetime": "detached actors",
-    "namespace": "looking actors up by name",
-    "get_if_exists": "looking actors up by name",
     "allow_out_of_order_execution": "out-of-order execution",
 }
 """Options known by name whose behaviour is not in this version, and what that behaviour is called."""
@@ -126,6 +123,9 @@ class ActorOptionsDict(TypedDict, total=False):
     reentrant: bool | None
     process: Literal["dedicated", "shared"]
     name: str | None
+    namespace: str | None
+    get_if_exists: bool | None
+    lifetime: Literal["detached", "non_detached"] | None
     max_restarts: int | None
     max_task_retries: int | None
     stop_timeout: float | None
@@ -211,10 +211,30 @@ class ActorOptions:
     """How often a call is sent again whose fate is unknown, unless method or call say otherwise; -1 is without end."""
     stop_timeout: float = 30.0
     """Seconds that `on_stop` may take when it ends gracefully."""
+    namespace: str | None = None
+    """Where the name counts; None is the session's."""
+    get_if_exists: bool = False
+    """Whether the actor that has the name already is as good as a new one."""
+    lifetime: str = "non_detached"
+    """`"detached"`: it outlives the process that creates it."""
 
     @classmethod
     def make(cls, **keywords: Any) -> ActorOptions:
         return cls(**_validated(_ACTOR, keywords, per_call=False))
+
+    def check_name(self) -> None:
+        """Raise `ValueError` for what makes sense with a name only. When an actor is made: then all is said."""
+        for option, given, reason in (
+            ("get_if_exists=True", self.get_if_exists, "only a named actor can exist already"),
+            (f"namespace={self.namespace!r}", self.namespace is not None, "it is where the name counts"),
+            ("lifetime='detached'", self.is_detached, "nobody could reach it any more, and it would never end"),
+        ):
+            if given and self.name is None:
+                raise ValueError(f"option {option} needs name=...: {reason}")
+
+    @property
+    def is_detached(self) -> bool:
+        return self.lifetime == "detached"
 
     @property
     def box(self) -> Mailbox:
@@ -491,8 +511,6 @@ _TASK = _Kind(
 
 
 def _actor_together(given: Mapping[str, Any]) -> None:
-    if given.get("get_if_exists") and given.get("name") is None:
-        raise ValueError("option get_if_exists=True needs name=...: only a named actor can exist already")
     if given.get("allow_out_of_order_execution") is False and (given.get("max_concurrency") or 1) > 1:
         raise ValueError(
             f"option allow_out_of_order_execution=False contradicts max_concurrency={given['max_concurrency']}: "
@@ -508,10 +526,10 @@ _ACTOR = _Kind(
         "max_task_retries": _Rule(_count_from(0, unlimited=True)),
         "max_pending_calls": _Rule(_count_from(1, unlimited=True)),
         "max_concurrency": _Rule(_count_from(1)),
-        "lifetime": _Rule(_one_of("detached", "non_detached"), (None, "non_detached")),
+        "lifetime": _Rule(_one_of("detached", "non_detached")),
         "name": _Rule(_nonempty_text),
         "namespace": _Rule(_nonempty_text),
-        "get_if_exists": _Rule(_bool, (None, False)),
+        "get_if_exists": _Rule(_bool),
         "concurrency_groups": _Rule(_groups, decorator_only=True),
         "allow_out_of_order_execution": _Rule(_bool, (None, False)),
         "process": _Rule(_one_of("dedicated", "shared")),

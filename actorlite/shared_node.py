@@ -71,6 +71,11 @@ class Place:
     def lock(self) -> Path:
         return self._beside(".lock")
 
+    @property
+    def state(self) -> Path:
+        """What a node that is started here again finds of one that was killed."""
+        return self._beside(".state")
+
     def _beside(self, suffix: str) -> Path:
         name = self.directory.name if self.is_default else str(self.directory).strip("/").replace("/", "_")
         return runtime_directory(self.settings) / (name + suffix)
@@ -182,6 +187,7 @@ async def _launch(place: Place, wanted: Wanted, *, owned: bool) -> DaemonHandle:
                 loop=place.settings.loop,
                 preload=wanted.preload,
                 sys_path=(os.getcwd(), *filter(None, sys.path)) if wanted.preload else (),
+                control_state=str(place.state),
                 log_path="" if owned else str(place.log),
             )
         )

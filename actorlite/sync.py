@@ -1,4 +1,4 @@
-"""`get`, `put` and `wait` for plain functions and threads: the same as in `actorlite`, but they block.
+"""`get`, `put`, `wait` and `get_actor` for plain functions and threads: the same as in `actorlite`, but they block.
 
 On a thread that runs an event loop they raise `BlockingCallError` instead of stalling it. Inside a task the CPU goes
 back to the node while they wait.
@@ -11,13 +11,14 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar, overload
 
+from actorlite import api
 from actorlite.context import Runtime, find_runtime
 from actorlite.refs import NotHere, ObjectRef, block_on, refuse_on_loop
 from actorlite.runtime import waiting
 
 T = TypeVar("T")
 
-__all__ = ["get", "put", "wait"]
+__all__ = ["get", "get_actor", "put", "wait"]
 
 
 @overload
@@ -66,6 +67,16 @@ def wait(
     if listed:
         _block(listed[0].runtime, waiting.until_some(listed, num_returns, timeout, fetch_local))
     return waiting.split(listed, num_returns, fetch_local)
+
+
+@overload
+def get_actor(name: str, cls: type[T], /, *, namespace: str | None = None) -> T: ...
+@overload
+def get_actor(name: str, cls: None = None, /, *, namespace: str | None = None) -> Any: ...
+def get_actor(name: str, cls: Any = None, /, *, namespace: str | None = None) -> Any:
+    """The handle of the living actor that has the name; see `actorlite.get_actor`."""
+    refuse_on_loop("al.sync.get_actor()", "write `await al.get_actor(...)`")
+    return _block(find_runtime(), api.get_actor(name, cls, namespace=namespace))
 
 
 def _block(runtime: Runtime, work: Coroutine[Any, Any, T]) -> T:

@@ -11,10 +11,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from actorlite.errors import ConnectionLost
 from actorlite.host import Entropy, Spawner
-from actorlite.ids import ProcessId
+from actorlite.ids import ActorId, ProcessId
+from actorlite.loading import load
 from actorlite.node.deaths import Deaths
 from actorlite.node.desk import LeaseDesk
 from actorlite.node.members import Members
@@ -64,6 +66,42 @@ class NodeOptions:
     session_directory: str = ""
     prestart: int = 0
     """Workers to start ahead for each new job."""
+    state_path: str = ""
+    """The file of control's state; without one that ends with the node."""
+    control: str = "actorlite.control.service:Control"
+    """What makes the node's part in control: named, because node and control do not know each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSeat:
+    """What control is given of the node."""
+
+    node: Address
+    token: bytes
+    entropy: Entropy
+    pid: int
+    listen: Callable[[ProcessId], Address]
+    state_path: str
+
+
+class ControlPart(Protocol):
+    """Names, detached actors and the like, as their node knows them."""
+
+    @property
+    def listed(self) -> tuple[tuple[ActorId, str, str, str], ...]: ...
+
+    @property
+    def not_restored(self) -> tuple[str, ...]: ...
+
+    async def start(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def process_ended(self, process: ProcessId) -> None: ...
+
+    def node_lost(self, node: ProcessId) -> None: ...
+
+    async def aclose(self, *, keep: bool) -> None: ...
 
 
 class Node:
@@ -86,6 +124,9 @@ class Node:
         place = Place(bound, options.worker_address, options.token, options.loop)
         soft_limit = max(1, options.cpu_units // 10_000)
         self.members = Members(self.hub, self._handlers, self._load, self._nodes_changed)
+        self.control: ControlPart = load(options.control)(
+            self.hub, self._handlers, self.members, _seat(options, bound, self._entropy)
+        )
         self.store = Storefront(self.hub, self._handlers, options.store, self.members)
         self.workers = WorkerPool(place, self._spawner, self._entropy, soft_limit, self._worker_ended)
         self.deaths = Deaths(self.hub, self.workers, self.members)
@@ -111,10 +152,18 @@ class Node:
                 HandOverObjects: self._hand_over,
             }
         )
+        await self.control.start()
         return bound
 
-    async def aclose(self, reason: str) -> None:
-        """Say goodbye to all who registered, end all workers, close. Completes when cancelled."""
+    async def aclose(self, reason: str, *, keep: bool = False) -> None:
+        """Say goodbye to all who registered, end all workers, close. Completes when cancelled. With `keep` what control
+        has written down stays for the next node."""
+        try:
+            await self.control.aclose(keep=keep)  # while its actors can still end in good order
+        finally:
+            await self._close(reason)
+
+    async def _close(self, reason: str) -> None:
         for process in self._jobs:  # whoever has not registered does not listen yet
             peer = self.hub.peers.get(process)
             if peer is not None:
@@ -131,7 +180,8 @@ class Node:
     async def _register_driver(self, peer: Peer, body: RegisterDriver) -> NodeInfo:
         job = Job(body.job, body.namespace, body.sys_path, body.cwd)
         self._jobs[peer.identity.process] = job
-        self.workers.prestart(job, self.options.prestart)
+        if not body.keeper:
+            self.workers.prestart(job, self.options.prestart)
         return self._info()
 
     async def _register_worker(self, peer: Peer, body: RegisterWorker) -> NodeInfo:
@@ -162,6 +212,7 @@ class Node:
 
     def _ended_elsewhere(self, peer: Peer, message: ProcessEnded, parts: Sequence[memoryview]) -> None:
         self.members.process_ended(message.process)
+        self.control.process_ended(message.process)
         self.store.process_lost(message.process)
         self.desk.owner_gone(message.process)
         if message.job:
@@ -169,6 +220,7 @@ class Node:
 
     def _node_lost(self, node: ProcessId) -> None:
         self.store.node_lost(node)
+        self.control.node_lost(node)
         for worker in self.desk.node_lost(node):
             self.deaths.depart(worker, self.members.lost[node])
 
@@ -177,6 +229,7 @@ class Node:
     def _worker_ended(self, record: WorkerRecord, text: str) -> None:
         self._jobs.pop(record.process, None)
         self.members.tell(ProcessEnded(record.process))
+        self.control.process_ended(record.process)
         self.desk.worker_ended(record)
         logger.info("%s", text)
 
@@ -188,6 +241,7 @@ class Node:
             self._node_lost(process)
             return
         self.store.process_lost(process)
+        self.control.process_ended(process)
         if peer.identity.role == "driver":
             job = self._jobs.pop(process, None)
             self.deaths.depart(process, f"the driver pid {peer.identity.pid} ended or closed its session")
@@ -230,6 +284,8 @@ class Node:
             tuple((each.process, each.pid, each.use) for each in self.workers.records.values()),
             tuple({job.name for job in self._jobs.values()}),
             len(self.table.waiting),
+            self.control.listed,
+            self.control.not_restored,
         )
 
     async def _stop_node(self, peer: Peer, body: StopNode) -> Yes:
@@ -238,3 +294,7 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node pid={self.options.pid} {self.table!r} jobs={len(self._jobs)}>"
+
+
+def _seat(options: NodeOptions, bound: Address, entropy: Entropy) -> ControlSeat:
+    return ControlSeat(bound, options.token, entropy, options.pid, options.worker_address, options.state_path)

@@ -38,6 +38,8 @@ class Members:
         """Nodes that are gone, in words."""
         self.ended: dict[ProcessId, None] = {}
         """Processes of other nodes that have ended, the latest last."""
+        self.leader = hub.identity.process
+        """The node that control is on: the first of the cluster."""
         self._farewells: dict[ProcessId, str] = {}
         self._hub = hub
         self._load = load
@@ -68,6 +70,8 @@ class Members:
             answer = await peer.request(next(self._hub.numbers), JoinNode(self._load()))
             if not isinstance(answer, KnownNodes):
                 raise ProtocolError(f"{peer!r} at {address} is not a node")
+            if answer.leader:
+                self.leader = answer.leader
             self._know(peer, answer.load)
             to_ask += answer.addresses
 
@@ -156,7 +160,7 @@ class Members:
             raise ProtocolError(f"{peer!r} is not a node: it cannot join")
         others = tuple([each.identity.address for each in self.peers if each is not peer])
         self._know(peer, body.load)
-        return KnownNodes(self._load(), others)
+        return KnownNodes(self._load(), others, self.leader)
 
     def _know(self, peer: Peer, load: NodeLoad) -> None:
         if peer.is_open:

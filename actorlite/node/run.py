@@ -39,6 +39,7 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
         pid=os.getpid(),
         loop=config.loop,
         session_directory=str(directory),
+        state_path=config.control_state,
         prestart=min(int(cpus), MAX_PRESTART) if config.owned else 0,
         store=StoreOptions(
             capacity=config.object_store_memory,
@@ -48,12 +49,15 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
     )
     node = Node(options, spawner, entropy, lambda: stop.set("it was asked to stop"))
     reason = "the node could not start"
+    keep = True  # a start that fails must not cost what a node that was killed has left
     address = await node.start(config.node)
     try:
         await on_ready(address)
+        node.control.resume()
         reason = await stop.wait()
+        keep = stop.keeps
     finally:
-        await node.aclose(f"the node daemon (pid {os.getpid()}) ends: {reason}")
+        await node.aclose(f"the node daemon (pid {os.getpid()}) ends: {reason}", keep=keep)
 
 
 def available_cpus() -> int:

@@ -19,6 +19,8 @@ class StopSignal:
     def __init__(self) -> None:
         self._set = asyncio.Event()
         self._reason = ""
+        self.keeps = False
+        """Whether the node was not meant to end: what it has written down is for the next one."""
 
     def __repr__(self) -> str:
         return f"<StopSignal {self._reason or 'not set'}>"
@@ -28,10 +30,11 @@ class StopSignal:
         """Empty until set."""
         return self._reason
 
-    def set(self, reason: str) -> None:
+    def set(self, reason: str, *, keep: bool = False) -> None:
         """The first reason counts."""
         if not self._set.is_set():
             self._reason = reason
+            self.keeps = keep
             self._set.set()
 
     async def wait(self) -> str:

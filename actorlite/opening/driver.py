@@ -36,7 +36,7 @@ async def register(
     stack.push_async_callback(hub.aclose)
     await hub.listen(address_of(process, "driver"))
     peer = await hub.connect(node)
-    hub.belongs_to(peer.identity.process)
+    hub.belongs_to(peer)
     job = f"job-{process}"
     namespace = plan.namespace or job
     client = NodeClient(hub, peer, NodeInfo(peer.identity.pid, 0, ""))

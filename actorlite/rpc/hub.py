@@ -13,10 +13,11 @@ from msgspec import structs
 
 from actorlite.errors import AuthenticationError, ConnectFailed, ConnectionLost, Outcome, SessionClosedError
 from actorlite.host import Entropy
-from actorlite.ids import ProcessId
+from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.rpc.handshake import Handshake
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.transport import Address, Connection, Listener, Transport, get_transport
+from actorlite.wire.control import CONTROL
 from actorlite.wire.messages import Identity
 
 logger = logging.getLogger("actorlite.rpc")
@@ -71,9 +72,10 @@ class Hub:
         self.identity = structs.replace(self.identity, address=bound)
         return bound
 
-    def belongs_to(self, node: ProcessId) -> None:
-        """Say so to everybody who connects from now on."""
-        self.identity = structs.replace(self.identity, node=node)
+    def belongs_to(self, node: Peer) -> None:
+        """Say so to everybody who connects from now on. What is asked of control is asked of this node."""
+        self.identity = structs.replace(self.identity, node=node.identity.process)
+        self._by_address[CONTROL] = node
 
     async def connect(self, address: Address) -> Peer:
         """The open peer at `address`, connecting when there is none. Several callers share one attempt.
@@ -96,6 +98,10 @@ class Hub:
     def luck(self) -> float:
         """A random number in [0, 1), from the host's entropy."""
         return int.from_bytes(self._entropy.token_bytes(2), "big") / 0x10000
+
+    def fresh_id(self) -> ProcessId:
+        """An id that no process has."""
+        return process_id(self._entropy.token_bytes(PROCESS_ID_BYTES))
 
     def known(self, address: Address) -> Peer | None:
         """The open peer at `address`, if there is one: for the hot path."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from actorlite.deadlines import time_left
 from actorlite.definitions import ActorDefinition, MethodDefinition
 from actorlite.errors import (
+    ActorAlreadyExistsError,
     ActorDiedError,
     ActorliteError,
     ActorUnschedulableError,
@@ -51,6 +52,12 @@ if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
 
 
+FIXED = "fixed"
+"""It will be this actor, or dead."""
+OPEN = "open"
+"""It may turn out to be another one: `get_if_exists`."""
+
+
 class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
     """One actor as this process sees it. Slim: a process may hold a hundred thousand.
 
@@ -62,7 +69,7 @@ class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
     __slots__ = (
         "runtime", "id", "definition", "owner_address", "options", "life", "peer", "unanswered", "quota", "box",
         "death", "init_failed", "cause", "restarts", "ready", "place", "held", "_nearby", "outbox", "_stale",
-        "sent_bytes", "held_back", "__weakref__",
+        "sent_bytes", "held_back", "claim", "alias", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +114,10 @@ class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
         self.sent_bytes = 0
         self.held_back: HeldBack | None = None
         """While the mailbox is full."""
+        self.claim = ""
+        """While control has not said yet whose its name is: `FIXED`, or `OPEN`."""
+        self.alias: Link | None = None
+        """The actor that had the name, which this one was not made for."""
 
     def __del__(self) -> None:
         # Anywhere, also inside the collector: only note it. What a borrower held is released by `held`.
@@ -178,6 +189,10 @@ class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
 
     def begin(self, call: ActorOut) -> None:
         if self.life is ActorState.DEAD:
+            if self.alias is not None:
+                call.link = self.alias
+                self.alias.begin(call)
+                return
             call.end(self.death_failure(self.death, call.name, Outcome.NOT_EXECUTED))
             return
         call.begin()
@@ -187,6 +202,10 @@ class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
     def enqueue(self, call: ActorOut) -> None:
         """Send a call that has begun, or let it wait. Also for one that goes again."""
         if call.ended:
+            return
+        if self.alias is not None:
+            call.link = self.alias
+            self.alias.enqueue(call)
             return
         if self.life is ActorState.DEAD or self.runtime.gone:
             outcome = Outcome.UNKNOWN if call.may_have_run else Outcome.NOT_EXECUTED
@@ -203,7 +222,7 @@ class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
         self.outbox.append(call)
         if self.peer is not None:
             self.flush()
-        elif self.owner_address:
+        elif self.owner_address and not self.claim:
             self.runtime.lookups.find(self)
 
     def _may_send(self, call: ActorOut) -> bool:
@@ -345,6 +364,8 @@ class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
             self.init_failed = init_failed
             self.cause = cause
             self.peer = self._nearby = None
+            if self.options.name:
+                self.runtime.names.release(self.id)
             if self.held_back is not None:
                 self.held_back.release()
             outbox = self.outbox
@@ -355,12 +376,31 @@ class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
             open_wide(self.quota, UNLIMITED)
         self._wake_ready()
 
+    def become(self, other: Link) -> None:
+        """Stand for another actor, which had the name: what was called here is called there."""
+        self.claim, self.alias = "", other
+        waiting, self.outbox = self.outbox, None
+        for call in waiting or ():
+            call.link = other
+            other.enqueue(call)
+        self.happened(ActorEvent.ENDED, f"{other!r} had its name")
+
+    def step(self) -> None:
+        """Wake those who wait for a change."""
+        self._wake_ready()
+
     def death_failure(self, text: str, method: str, outcome: Outcome) -> Failure:
         message = f"{self!r} is dead, {method}() has {_ran(outcome)}: {text}"
-        return fail_with(ActorDiedError, message, actor_init_failed=self.init_failed, outcome=outcome)
+        kind = died(self.cause)
+        return fail_with(kind, message, actor_init_failed=self.init_failed, outcome=outcome)
 
     def __repr__(self) -> str:
         return f"Actor({self.definition.name}, {self.id})"
+
+
+def died(cause: DeathCause | None) -> type[ActorDiedError]:
+    """The error of an actor that is dead for this."""
+    return ActorAlreadyExistsError if cause is DeathCause.NAME_TAKEN else ActorDiedError
 
 
 def _ran(outcome: Outcome) -> str:

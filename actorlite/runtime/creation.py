@@ -150,17 +150,28 @@ class ActorMaker:
     ) -> Link:
         """The link at once; the rest happens behind it. From any thread. Raises `SerializationError`."""
         runtime = self.runtime
+        if options.name:
+            link, obtain = runtime.names.prepare(definition, args, kwargs, options)
+            runtime.post(runtime.names.begin, link, obtain)
+            return link
+        link, recipe, number = self.prepare(definition, args, kwargs, options)
+        runtime.directory.created[link.id] = link
+        if options.max_restarts:
+            runtime.restarter.keep(link.id, recipe)
+        runtime.post(self.make, link, recipe, number)
+        return link
+
+    def prepare(
+        self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
+    ) -> tuple[Link, Recipe, int]:
+        """What is needed to make an actor, which begins with `make`. From any thread. Raises `SerializationError`."""
+        runtime = self.runtime
         runtime.check_open()
         blob = runtime.code.blob_of(definition)
         encoded, dependencies = encode_arguments(args, kwargs)
         number = next(runtime.hub.numbers)
         link = Link(runtime, actor_id(runtime.process, number), definition, "", options)
-        recipe = Recipe(options, blob, encoded, dependencies)
-        if options.max_restarts:
-            runtime.restarter.keep(link.id, recipe)
-        runtime.directory.created[link.id] = link
-        runtime.post(self.make, link, recipe, number)
-        return link
+        return link, Recipe(options, blob, encoded, dependencies), number
 
     def make(self, link: Link, recipe: Recipe, number: int = 0) -> None:
         """Call the constructor, on a worker to be found."""

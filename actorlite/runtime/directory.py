@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from actorlite.definitions import ActorDefinition
-from actorlite.errors import ActorDiedError, ActorliteError, Outcome
+from actorlite.errors import ActorliteError, Outcome
 from actorlite.ids import ActorId, ProcessId, owner_of
 from actorlite.options import ActorOptions
 from actorlite.rpc.peer import Peer
-from actorlite.runtime.actors import Link
+from actorlite.runtime.actors import Link, died
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.wire.messages import (
     ActorPlace,
@@ -24,6 +24,8 @@ from actorlite.wire.messages import (
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
 
+_UNDER_WAY = (ActorState.PENDING_CREATION, ActorState.RESTARTING)
+
 
 class ActorDirectory:
     """Holds no link itself, but those with calls to send: an actor that nobody holds ends after its calls."""
@@ -31,7 +33,7 @@ class ActorDirectory:
     def __init__(self, runtime: ProcessRuntime) -> None:
         self.runtime = runtime
         self.created: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
-        self._held: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
+        self.held: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self._weak: WeakValueDictionary[ActorId, Link] = WeakValueDictionary()
         self.with_unsent: set[Link] = set()
         """Whose handle, and the references to whose results, may be gone: the calls are made all the same."""
@@ -44,7 +46,7 @@ class ActorDirectory:
 
     def all(self) -> list[Link]:
         """Also while other threads make actors: `valuerefs` is a copy."""
-        known = [*self.created.valuerefs(), *self._held.valuerefs(), *self._weak.valuerefs()]
+        known = [*self.created.valuerefs(), *self.held.valuerefs(), *self._weak.valuerefs()]
         return [link for each in known if (link := each()) is not None]
 
     # --- handles of other processes
@@ -70,7 +72,7 @@ class ActorDirectory:
                 link = Link(runtime, identifier, definition, "", options)
                 link.happened(ActorEvent.LOST, "it ended before this handle came back to its creator")
             return link
-        known = self._weak if weak else self._held
+        known = self._weak if weak else self.held
         link = known.get(identifier)
         if link is None:
             link = Link(runtime, identifier, definition, owner_address, options)
@@ -95,6 +97,8 @@ class ActorDirectory:
             await self.worker_lost(body.dead)
         while body.wait and link.life is not ActorState.DEAD and link.place is None:
             await self.next_step(link)
+        while body.ready and link.life in _UNDER_WAY:
+            await self.next_step(link)
         return self.describe(link)
 
     def describe(self, link: Link) -> ActorPlace:
@@ -116,12 +120,15 @@ class ActorDirectory:
 
     async def ready(self, link: Link) -> None:
         """Return once the constructor and `on_start` have returned. Raises `ActorDiedError`."""
-        if link.owner_address and link.peer is None and link.life is not ActorState.DEAD:
-            self.runtime.lookups.find(link)
-        while link.life in (ActorState.PENDING_CREATION, ActorState.RESTARTING):
+        link = await self.runtime.names.settled(link)
+        while link.claim:
+            await self.next_step(link)
+        if link.owner_address and link.life is not ActorState.DEAD:
+            await self.runtime.lookups.ready(link)
+        while not link.owner_address and link.life in _UNDER_WAY:
             await self.next_step(link)
         if link.life is ActorState.DEAD:
-            raise ActorDiedError(
+            raise died(link.cause)(
                 f"{link!r} is dead: {link.death}", actor_init_failed=link.init_failed, outcome=Outcome.NOT_EXECUTED
             )
 
@@ -135,10 +142,15 @@ class ActorDirectory:
     # --- ends
 
     async def kill(self, link: Link, *, no_restart: bool = True) -> None:
-        """End the actor now; calls under way fail. Idempotent."""
+        """End the actor now; calls under way fail. Idempotent. When this returns, its name is free."""
+        link = await self.runtime.names.settled(link)
         if link.owner_address:
-            await self._ask_owner(link, KillActor(link.id, False, no_restart))
+            await _ask_owner(self.runtime, link, KillActor(link.id, False, no_restart))
             return
+        await self._kill(link, no_restart=no_restart)
+        await self.runtime.names.released()
+
+    async def _kill(self, link: Link, *, no_restart: bool) -> None:
         if link.life is ActorState.DEAD:
             return
         runtime = self.runtime
@@ -165,15 +177,13 @@ class ActorDirectory:
             runtime.restarter.crashed(link, "it was killed by al.kill(no_restart=False)")
 
     async def terminate(self, link: Link) -> None:
-        """End the actor after the calls that were made before."""
+        """End the actor after the calls that were made before. When this returns, its name is free."""
+        link = await self.runtime.names.settled(link)
         if link.owner_address:
-            await self._ask_owner(link, KillActor(link.id, graceful=True))
+            await _ask_owner(self.runtime, link, KillActor(link.id, graceful=True))
         else:
             await self.runtime.lifetimes.terminate(link)
-
-    async def _ask_owner(self, link: Link, wish: KillActor) -> None:
-        owner = await self.runtime.hub.connect(link.owner_address)
-        await owner.request(next(self.runtime.hub.numbers), wish)
+            await self.runtime.names.released()
 
     async def killed(self, peer: Peer, body: KillActor) -> Yes:
         """Handler: another process ends an actor that this one created."""
@@ -237,3 +247,8 @@ class ActorDirectory:
         self.runtime.maker.fail_all(text)
         for link in self.all():
             link.happened(ActorEvent.KILLED, text, cause=DeathCause.SESSION_ENDED)
+
+
+async def _ask_owner(runtime: ProcessRuntime, link: Link, wish: KillActor) -> None:
+    owner = await runtime.hub.connect(link.owner_address)
+    await owner.request(next(runtime.hub.numbers), wish)

@@ -63,6 +63,7 @@ class Lifetimes:
         while self._dropped:
             identifier, peer = self._dropped.popleft()
             self.runtime.restarter.forget(identifier)
+            self.runtime.names.release(identifier)
             if peer is not None and peer.is_open and not self.runtime.gone:
                 self.end(identifier, peer)
             else:

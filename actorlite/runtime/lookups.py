@@ -10,6 +10,7 @@ from actorlite.ids import ActorId, ProcessId, owner_of
 from actorlite.runtime.actors import Link
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.state.retries import Backoff
+from actorlite.wire.control import CONTROL
 from actorlite.wire.messages import ActorPlace, ResolveActor
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Lookups:
                 await asyncio.sleep(ASK_AGAIN.delay_s(tries, self.runtime.hub.luck()))
             link.happened(ActorEvent.LOST, reason, cause=DeathCause.CRASHED)
         except ActorliteError as error:
-            text = f"{await self.runtime.why_died(owner_of(link.id))} ({error})"
+            text = await self._why(link, error)
             link.happened(ActorEvent.LOST, text, cause=DeathCause.OWNER_DIED)
         finally:
             self._finding.discard(link.id)
@@ -67,16 +68,25 @@ class Lookups:
         try:
             place = await self._ask(link, wait=False, dead=process)
         except ActorliteError as error:
-            text = f"{await self.runtime.why_died(owner_of(link.id))} ({error})"
+            text = await self._why(link, error)
             link.happened(ActorEvent.LOST, text, cause=DeathCause.OWNER_DIED)
             return
         if place is not None and link.life is not ActorState.DEAD:
             link.happened(ActorEvent.CRASHED)
 
-    async def _ask(self, link: Link, *, wait: bool, dead: ProcessId | None = None) -> ActorPlace | None:
+    async def ready(self, link: Link) -> None:
+        """Return when its creator says that it has been made, or that it never will be: then the link is dead."""
+        try:
+            await self._ask(link, wait=True, ready=True)
+        except ActorliteError as error:
+            link.happened(ActorEvent.LOST, await self._why(link, error), cause=DeathCause.OWNER_DIED)
+
+    async def _ask(
+        self, link: Link, *, wait: bool, dead: ProcessId | None = None, ready: bool = False
+    ) -> ActorPlace | None:
         """What its creator says; None when it is dead, and the link knows. Raises when the creator is gone."""
         owner = await self.runtime.hub.connect(link.owner_address)
-        place = await owner.request(next(self.runtime.hub.numbers), ResolveActor(link.id, wait, dead))
+        place = await owner.request(next(self.runtime.hub.numbers), ResolveActor(link.id, wait, dead, ready))
         if not isinstance(place, ActorPlace) or place.error:
             text = place.error if isinstance(place, ActorPlace) else "its creator does not know it"
             cause = DeathCause(place.cause) if isinstance(place, ActorPlace) and place.cause else None
@@ -84,12 +94,23 @@ class Lookups:
             return None
         return place
 
+    async def described(self, link: Link) -> ActorPlace:
+        """What its creator says of it now, which may be this process."""
+        link = await self.runtime.names.settled(link)
+        return await self.describe(link) if link.owner_address else self.runtime.directory.describe(link)
+
+    async def _why(self, link: Link, error: ActorliteError) -> str:
+        """How its owner ended, which has answered with an error."""
+        if link.owner_address == CONTROL:
+            return f"control, which owns it, did not answer: {error}"
+        return f"{await self.runtime.why_died(owner_of(link.id))} ({error})"
+
     async def describe(self, link: Link) -> ActorPlace:
         """What its creator says of it now."""
         try:
             place = await self._ask(link, wait=False)
         except ActorliteError as error:
-            text = f"{await self.runtime.why_died(owner_of(link.id))} ({error})"
+            text = await self._why(link, error)
             link.happened(ActorEvent.LOST, text, cause=DeathCause.OWNER_DIED)
             place = None
         cause = link.cause.value if link.cause is not None else ""

@@ -103,6 +103,11 @@ class NodeClient:
             "workers": [{"process": process, "pid": pid, "use": use} for process, pid, use in status.workers],
             "jobs": list(status.jobs),
             "waiting": status.waiting,
+            "detached": [
+                {"id": target, "namespace": namespace, "name": name, "state": state}
+                for target, namespace, name, state in status.detached
+            ],
+            "not_restored": list(status.not_restored),
         }
 
     async def why_died(self, process: ProcessId) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from actorlite.ids import ActorId
@@ -39,6 +39,8 @@ class Restarter:
         self.runtime = runtime
         self.backoff = RESTART_BACKOFF
         self._recipes: dict[ActorId, Recipe] = {}
+        self.on_restart: Callable[[Link], None] | None = None
+        """Hears of each actor that will be made anew."""
 
     def keep(self, identifier: ActorId, recipe: Recipe) -> None:
         self._recipes[identifier] = recipe
@@ -73,6 +75,8 @@ class Restarter:
             return
         link.happened(ActorEvent.CRASHED, text)
         link.restarts = recipe.restarts.done
+        if self.on_restart is not None:
+            self.on_restart(link)
         # By id: who lets go of the handle during the pause does not want it back.
         identifier = link.id
         runtime.delays.after(pause_s, lambda: self._again(identifier))

@@ -21,6 +21,7 @@ from actorlite.runtime.borrows import Borrows
 from actorlite.runtime.code import CodeBook
 from actorlite.runtime.creation import ActorMaker
 from actorlite.runtime.delays import Delays
+from actorlite.runtime.detached import DetachedActors
 from actorlite.runtime.directory import ActorDirectory
 from actorlite.runtime.exports import Exports
 from actorlite.runtime.fetches import Fetches
@@ -29,6 +30,7 @@ from actorlite.runtime.held import HeldBack, room
 from actorlite.runtime.lifetimes import Lifetimes
 from actorlite.runtime.lookups import Lookups
 from actorlite.runtime.losses import Losses
+from actorlite.runtime.names import NamedActors
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.restarts import Restarter
 from actorlite.runtime.stored import StoredValues, explain
@@ -100,6 +102,8 @@ class ProcessRuntime:
         self.tasks = TaskSubmitter(self)
         self.maker = ActorMaker(self)
         self.directory = ActorDirectory(self)
+        self.names = NamedActors(self)
+        self.detached = DetachedActors(self)
         self.lookups = Lookups(self)
         self.losses = Losses(self)
         self.lifetimes = Lifetimes(self)
@@ -237,10 +241,7 @@ class ProcessRuntime:
         await self.on_own_loop(self.directory.terminate(link))
 
     async def describe_actor(self, link: Any) -> ActorPlace:
-        return await self.on_own_loop(self._describe(link))
-
-    async def _describe(self, link: Link) -> ActorPlace:
-        return await self.lookups.describe(link) if link.owner_address else self.directory.describe(link)
+        return await self.on_own_loop(self.lookups.described(link))
 
     async def actor_ready(self, link: Any) -> None:
         await self.on_own_loop(self.directory.ready(link))

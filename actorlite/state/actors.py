@@ -50,6 +50,8 @@ class DeathCause(Enum):
     OWNER_DIED = "OWNER_DIED"
     """The process that created it is gone."""
     SESSION_ENDED = "SESSION_ENDED"
+    NAME_TAKEN = "NAME_TAKEN"
+    """Another actor had its name: it was never made."""
 
 
 _S, _E = ActorState, ActorEvent

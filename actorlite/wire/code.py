@@ -24,6 +24,7 @@ __all__ = [
     "encode_code",
     "importable",
     "load_global",
+    "rebuilt",
     "unwrapped",
 ]
 
@@ -97,6 +98,11 @@ def decode_code(data: bytes | bytearray | memoryview, scope: object = None) -> A
     if form != _BY_VALUE:
         raise pickle.UnpicklingError(f"unknown form of code: {form!r}")
     return loads(view[1:], None, scope)
+
+
+def rebuilt(data: bytes, name: str, handles: Sequence[object]) -> CodeBlob:
+    """The blob whose parts came in a message, in a process that does not decode it."""
+    return _blob(data, name, handles)
 
 
 def _blob(data: bytes, name: str, handles: Sequence[object]) -> CodeBlob:

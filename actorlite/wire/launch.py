@@ -44,6 +44,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_path: str = ""
     """Standard output and error of the daemon and its workers, appended; needed when it is not owned. Not inside the
     session directory."""
+    control_state: str = ""
+    """The file of control's state, not inside the session directory; empty when that ends with the daemon."""
     worker_entry: str = DEFAULT_WORKER_ENTRY
     node_entry: str = DEFAULT_NODE_ENTRY
     """`module:function`: what the daemon runs; a test of processes brings a node of its own."""

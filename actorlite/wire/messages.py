@@ -12,6 +12,15 @@ import msgspec
 from msgspec import Struct
 
 from actorlite.ids import ActorId, ObjectId, ProcessId
+from actorlite.wire.control import (
+    ClaimName,
+    CreateDetached,
+    FindName,
+    ListNames,
+    NameHolder,
+    Names,
+    ReleaseName,
+)
 from actorlite.wire.nodes import (
     Capacity,
     Chunk,
@@ -459,6 +468,8 @@ class RegisterDriver(_Message, tag=100, frozen=True):
     namespace: str
     sys_path: tuple[str, ...]
     cwd: str
+    keeper: bool = False
+    """Whether it is the node itself, for actors that are detached."""
 
 
 class RegisterWorker(_Message, tag=101, frozen=True):
@@ -554,6 +565,8 @@ class ResolveActor(_Message, tag=113, frozen=True):
     wait: bool = True
     dead: ProcessId | None = None
     """A worker that the sender knows to be gone: the receiver may not have heard of it yet."""
+    ready: bool = False
+    """Wait also until its constructor and `on_start` have run."""
 
 
 class KillActor(_Message, tag=114, frozen=True):
@@ -604,6 +617,10 @@ class Status(_Message, tag=123, frozen=True):
     """Process, pid, and what it is used for."""
     jobs: tuple[str, ...]
     waiting: int
+    detached: tuple[tuple[ActorId, str, str, str], ...] = ()
+    """Detached actors: id, namespace, name, state. Of the node that leads the cluster."""
+    not_restored: tuple[str, ...] = ()
+    """What a node that was started again could not bring back, and why."""
 
 
 class Yes(_Message, tag=124, frozen=True):
@@ -646,6 +663,11 @@ RequestBody = (
     | HasObject
     | HandOverObjects
     | LeaseRoom
+    | ClaimName
+    | ReleaseName
+    | FindName
+    | ListNames
+    | CreateDetached
 )
 ResponseBody = (
     NodeInfo
@@ -661,6 +683,8 @@ ResponseBody = (
     | KnownNodes
     | Heirs
     | Leased
+    | NameHolder
+    | Names
 )
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
 Message = (

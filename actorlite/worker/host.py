@@ -72,7 +72,7 @@ class Worker:
         """Listen, then register with the node: from then on calls may come."""
         await self.hub.listen(self.spec.listen)
         node = await self.hub.connect(self.spec.node)
-        self.hub.belongs_to(node.identity.process)
+        self.hub.belongs_to(node)
         client = NodeClient(self.hub, node, NodeInfo(node.identity.pid, 0, ""))
         self.runtime = ProcessRuntime(
             self.hub, client, job=self.spec.job, namespace=self.spec.namespace, address=self.spec.node

@@ -28,6 +28,8 @@ class FakeLink:
         self.definition = definition
         self.id = f"{'0' * 16}-{number:012x}"
         self.state = "ALIVE"
+        self.claim = ""
+        self.alias: FakeLink | None = None
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any], MethodOptions]] = []
 
     def call(self, method: MethodDefinition, args: Any, kwargs: Any, options: MethodOptions) -> Any:
@@ -246,8 +248,8 @@ def test_a_session_is_chosen_per_actor(runtime: FakeRuntime) -> None:
 def test_bad_class_keywords_fail_where_they_are_written() -> None:
     with pytest.raises(TypeError, match="did you mean 'max_concurrency'"):
         type("Bad", (al.Actor,), {}, max_concurency=1)
-    with pytest.raises(ValueError, match="lifetime=.* is not supported"):
-        type("Bad", (al.Actor,), {}, lifetime="detached")
+    with pytest.raises(ValueError, match="lifetime=.* must be one of 'detached'"):
+        type("Bad", (al.Actor,), {}, lifetime="forever")
     with pytest.raises(TypeError, match="per call"):
         type("Bad", (al.Actor,), {}, session=None)
 

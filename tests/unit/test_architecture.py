@@ -56,6 +56,7 @@ ALLOWED: dict[str, str] = {
     "file actorlite/wire/messages.py": "the one tagged union, each message beside the others",
     "class actorlite/state/objects.py:ObjectTable": "a method for each event of an object's life",
     "methods actorlite/state/objects.py:ObjectTable": "a method for each event of an object's life",
+    "methods actorlite/state/revisions.py:Revisions": "one order for all of etcd's primitives, leases included",
     "class actorlite/node/objects.py:NodeStore": "a handler for each message and request of the store",
     "methods actorlite/store/client.py:StoreClient": "writing, reading and letting go of one store, each in two steps",
     "methods actorlite/runtime/calls.py:Outbound": "a call as whoever made it, its connection and its end see it",

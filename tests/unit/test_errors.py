@@ -29,6 +29,9 @@ BUILTINS = {
     "ConnectionLost": ConnectionError,
     "ProtocolError": ConnectionError,
     "AuthenticationError": PermissionError,
+    "ControlUnavailable": ConnectionError,
+    "ActorAlreadyExistsError": ValueError,
+    "ActorNotFoundError": ValueError,
 }
 
 OUTCOMES = {
@@ -43,6 +46,7 @@ OUTCOMES = {
     "GetTimeoutError": Outcome.UNKNOWN,
     "DeadlineExceeded": Outcome.UNKNOWN,
     "NodeDiedError": Outcome.UNKNOWN,
+    "ControlUnavailable": Outcome.UNKNOWN,
     "ConnectionLost": Outcome.UNKNOWN,
 }
 """All others: surely not executed."""

@@ -125,8 +125,11 @@ def test_decorator_only_options() -> None:
 
 
 def test_options_that_contradict_each_other() -> None:
-    with pytest.raises(ValueError, match="get_if_exists=True needs name"):
-        ActorOptions.make(get_if_exists=True)
+    for given in ({"get_if_exists": True}, {"namespace": "x"}, {"lifetime": "detached"}):
+        options = ActorOptions.make(**given)
+        with pytest.raises(ValueError, match=f"option {next(iter(given))}=.* needs name"):
+            options.check_name()
+        options.merged(name="x").check_name()
     with pytest.raises(ValueError, match="contradicts max_concurrency=2"):
         ActorOptions.make(allow_out_of_order_execution=False, max_concurrency=2)
 
@@ -142,9 +145,6 @@ SOMETHING: dict[str, tuple[Any, object]] = {
     "runtime_env": (TaskOptions, {"env_vars": {"A": "b"}}),
     "max_calls": (TaskOptions, 1),
     "enable_task_events": (TaskOptions, False),
-    "lifetime": (ActorOptions, "detached"),
-    "namespace": (ActorOptions, "other"),
-    "get_if_exists": (ActorOptions, True),
     "allow_out_of_order_execution": (ActorOptions, True),
 }
 
@@ -152,9 +152,8 @@ SOMETHING: dict[str, tuple[Any, object]] = {
 @pytest.mark.parametrize("name", sorted(NOT_YET))
 def test_what_does_not_exist_yet_is_refused_not_ignored(name: str) -> None:
     kind, value = SOMETHING[name]
-    extra = {"name": "x"} if name == "get_if_exists" else {}
     with pytest.raises(ValueError, match=f"{name}=.* is not supported by this version of actorlite"):
-        kind.make(**{name: value}, **extra)
+        kind.make(**{name: value})
 
 
 @pytest.mark.parametrize(

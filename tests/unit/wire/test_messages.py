@@ -11,6 +11,17 @@ from hypothesis import strategies as st
 
 from actorlite.ids import ActorId, ObjectId
 from actorlite.wire import messages
+from actorlite.wire.control import (
+    ClaimName,
+    CreateDetached,
+    DetachedActor,
+    EncodedValue,
+    FindName,
+    ListNames,
+    NameHolder,
+    Names,
+    ReleaseName,
+)
 from actorlite.wire.messages import (
     DECODE_ERRORS,
     ActorCall,
@@ -129,6 +140,25 @@ ENVELOPE = Envelope(
     3,
 )
 SLOT = Slot("key", None, ("0011223344556677-00000000000a", "uds:///o"))
+DETACHED = DetachedActor(
+    ACTOR,
+    "space",
+    "hits",
+    b"entry",
+    "Counter",
+    b"options",
+    EncodedValue(0, b"code"),
+    "m.Counter",
+    EncodedValue(1, b"args", (b"buffer",), ((OBJECT, "uds:///o"),)),
+    ((0, EncodedValue(0, b"slot")),),
+    ("/a",),
+    "/c",
+    "job",
+    True,
+    True,
+    2,
+    "3.12",
+)
 
 GOLDEN = {
     "hello": (
@@ -332,7 +362,7 @@ GOLDEN = {
     ),
     "register driver": (
         Request(7, RegisterDriver("job", "space", ("/a", "/b"), "/c")),
-        "9328079564a36a6f62a5737061636592a22f61a22f62a22f63",
+        "9328079664a36a6f62a5737061636592a22f61a22f62a22f63c2",
     ),
     "register worker": (
         Request(7, RegisterWorker()),
@@ -376,7 +406,7 @@ GOLDEN = {
     ),
     "resolve actor": (
         Request(7, ResolveActor(ACTOR)),
-        "9328079471bd303031313232333334343535363637372d303030303030303030303062c3c0",
+        "9328079571bd303031313232333334343535363637372d303030303030303030303062c3c0c2",
     ),
     "cancel by force": (
         Cancel(7, True, False),
@@ -404,8 +434,8 @@ GOLDEN = {
     ),
     "status": (
         Response(7, Status(17, "uds:///n", 20_000, 10_000, (("0011223344556677", 18, "task f"),), ("job",), 2)),
-        "952907987b11a87564733a2f2f2f6ecd4e20cd27109193b03030313132323333343435353636373712a67461736b206691a3"
-        "6a6f6202a0a0",
+        "9529079a7b11a87564733a2f2f2f6ecd4e20cd27109193b03030313132323333343435353636373712a67461736b206691a3"
+        "6a6f62029090a0a0",
     ),
     "yes": (
         Response(7, Yes(True)),
@@ -429,7 +459,7 @@ GOLDEN = {
     ),
     "resolve a lost actor": (
         Request(7, ResolveActor(ACTOR, False, ME.process)),
-        "9328079471bd303031313232333334343535363637372d303030303030303030303062c2b030303131323233333434353536363737",
+        "9328079571bd303031313232333334343535363637372d303030303030303030303062c2b030303131323233333434353536363737c2",
     ),
     "terminate actor": (
         Request(7, KillActor(ACTOR, True, True)),
@@ -577,7 +607,48 @@ GOLDEN = {
     ),
     "known nodes": (
         Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",))),
-        "95290193cc919346cd9c40cd271091a87564733a2f2f2f6ea0a0",
+        "95290194cc919346cd9c40cd271091a87564733a2f2f2f6ea0a0a0",
+    ),
+    "known nodes and their leader": (
+        Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",), "0011223344556677")),
+        "95290194cc919346cd9c40cd271091a87564733a2f2f2f6eb030303131323233333434353536363737a0a0",
+    ),
+    "claim a name": (
+        Request(7, ClaimName("actor", "space", "hits", ACTOR, b"entry")),
+        "93280797ccb4a56163746f72a57370616365a468697473bd303031313232333334343535363637372d303030303030303030"
+        "303062c405656e747279a0",
+    ),
+    "claim a name for another process": (
+        Request(7, ClaimName("actor", "space", "hits", ACTOR, b"entry", "0011223344556677")),
+        "93280797ccb4a56163746f72a57370616365a468697473bd303031313232333334343535363637372d303030303030303030"
+        "303062c405656e747279b030303131323233333434353536363737",
+    ),
+    "release a name": (
+        Request(7, ReleaseName("actor", "space", "hits", ACTOR)),
+        "93280795ccb5a56163746f72a57370616365a468697473bd303031313232333334343535363637372d303030303030303030303062",
+    ),
+    "find a name": (
+        Request(7, FindName("actor", "space", "hits")),
+        "93280794ccb6a56163746f72a57370616365a468697473",
+    ),
+    "list names": (
+        Request(7, ListNames("actor", "space")),
+        "93280793ccb7a56163746f72a57370616365",
+    ),
+    "create detached": (
+        Request(7, CreateDetached(DETACHED)),
+        "93280792ccb8dc0011bd303031313232333334343535363637372d303030303030303030303062a57370616365a468697473"
+        "c405656e747279a7436f756e746572c4076f7074696f6e739400c404636f64659090a96d2e436f756e7465729401c4046172"
+        "677391c4066275666665729192bd303031313232333334343535363637372d303030303030303030303061a87564733a2f2f"
+        "2f6f9192009400c404736c6f74909091a22f61a22f63a36a6f62c3c302a4332e3132",
+    ),
+    "name holder": (
+        Response(7, NameHolder(ACTOR, b"entry", True)),
+        "95290794ccbebd303031313232333334343535363637372d303030303030303030303062c405656e747279c3a0a0",
+    ),
+    "names": (
+        Response(7, Names((("space", "hits"),))),
+        "95290792ccbf9192a57370616365a468697473a0a0",
     ),
     "lease passed on": (
         Request(7, LeaseWorker(9, 10_000, 0, "task", "f", "n1", "p1", JobInfo("job-1", "ns", ("/a",), "/b", "n0"))),

@@ -1,0 +1,1 @@
+"""The leader: names, detached actors, and where that is kept."""

@@ -1,0 +1,138 @@
+"""Writing control's state as the leader: each write holds only while nobody else leads.
+
+Whoever opens the state becomes its leader, at a higher epoch than the one before. A former leader that still runs finds
+its writes refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+
+from actorlite.control.stores.contract import StateStore
+from actorlite.control.stores.memory import MemoryStore
+from actorlite.control.stores.sqlite import open_sqlite
+from actorlite.errors import ActorliteError, ControlUnavailable
+from actorlite.state.revisions import Compare, Delete, Get, Op, Put
+
+logger = logging.getLogger("actorlite.control")
+
+LEADER = "leader"
+
+
+class Persistence:
+    """Owned by control; on the loop."""
+
+    def __init__(self, path: str, leader: str) -> None:
+        self.epoch = 0
+        """How many leaders this state has had."""
+        self._path = path
+        self._leader = leader
+        self._store: StateStore | None = None
+        self._fence: tuple[Compare, ...] = ()
+        self._loop = asyncio.get_running_loop()
+        self._frozen = False
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Lead. Raises `ControlUnavailable` when the state is in use, or cannot be read; then nothing has changed."""
+        is_new = _is_missing(self._path)
+        try:
+            await self._open()
+        except BaseException:
+            store, self._store = self._store, None
+            if store is not None:
+                await store.aclose()
+            if is_new:
+                _remove(self._path)
+            raise
+
+    async def _open(self) -> None:
+        self._store = store = await open_sqlite(self._path) if self._path else MemoryStore()
+        (found,) = (await store.txn([], [Get(LEADER)])).found
+        before, epoch = (found[0].mod_revision, int(found[0].value.split()[0])) if found else (0, 0)
+        mine = f"{epoch + 1} {self._leader}".encode()
+        result = await store.txn([Compare(LEADER, "mod", "=", before)], [Put(LEADER, mine)])
+        if not result.succeeded:
+            raise ControlUnavailable("another node became the leader at the same moment")
+        self.epoch = epoch + 1
+        self._fence = (Compare(LEADER, "mod", "=", result.revision),)
+
+    async def read(self, prefix: str) -> list[tuple[str, bytes]]:
+        found, _ = await self._opened().range(prefix)
+        return [(each.key, each.value) for each in found]
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Return when it is safe. Raises `ControlUnavailable`."""
+        await self._write([Put(key, value)])
+
+    def put_soon(self, key: str, value: bytes) -> None:
+        """In the order of the calls: tasks begin in theirs, and a store keeps that of its transactions."""
+        self._soon([Put(key, value)])
+
+    def delete_soon(self, key: str) -> None:
+        self._soon([Delete(key)])
+
+    async def written(self) -> None:
+        """Return when all that was to be written soon is safe, or cannot be."""
+        if self._writing:
+            await asyncio.wait(self._writing)
+
+    async def aclose(self, *, keep: bool) -> None:
+        """Idempotent. Without `keep`, or when there is nothing to keep, nothing is left behind."""
+        await self.written()
+        store, self._store = self._store, None
+        if store is not None:
+            try:
+                found, _ = await store.range("")
+                keep = keep and any(each.key != LEADER for each in found)
+            except ControlUnavailable as error:
+                logger.warning("what control had written down is left as it is: %s", error)
+                keep = True
+            await store.aclose()
+            if self._path and not keep:
+                _remove(self._path)
+
+    def _opened(self) -> StateStore:
+        if self._store is None:
+            raise ControlUnavailable("the node has no state of control: it is starting, or ends")
+        return self._store
+
+    async def _write(self, ops: Sequence[Op]) -> None:
+        result = await self._opened().txn(self._fence, ops)
+        if not result.succeeded:
+            raise ControlUnavailable("another node leads the cluster by now")
+
+    def freeze(self) -> None:
+        """Nothing more is written: what is there is for the next node."""
+        self._frozen = True
+
+    def _soon(self, ops: Sequence[Op]) -> None:
+        if self._frozen:
+            return
+        task = self._loop.create_task(self._write_soon(ops), name="actorlite control writes")
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write_soon(self, ops: Sequence[Op]) -> None:
+        try:
+            await self._write(ops)
+        except ActorliteError as error:
+            logger.error("control's state was not written: %s", error)
+
+    def __repr__(self) -> str:
+        return f"<Persistence {self._path or 'in memory'} epoch={self.epoch}>"
+
+
+def _is_missing(path: str) -> bool:
+    return bool(path) and not os.path.lexists(path)
+
+
+def _remove(path: str) -> None:
+    """The file, and what SQLite has beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + suffix)

@@ -1,0 +1,1 @@
+"""Where control keeps its state: one contract, several providers."""
