@@ -229,6 +229,8 @@ class CallInfo:
     resources: Mapping[str, float]
     reconstructed: bool = False
     """Whether the actor was made anew after its worker died."""
+    gpus: tuple[str, ...] = ()
+    """The devices that are held for it."""
 
 
 current_call: ContextVar[CallScope | None] = ContextVar("actorlite_call", default=None)

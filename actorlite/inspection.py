@@ -124,6 +124,15 @@ class RuntimeContext:
         """What the running task or actor holds; empty on a driver."""
         return {} if self._info is None else dict(self._info.resources)
 
+    def accelerator_ids(self) -> dict[str, list[str]]:
+        """The devices of the running task or actor, as `CUDA_VISIBLE_DEVICES` names them: `{"GPU": ["0"]}`. In a worker
+        process only they are visible; in process everybody sees all, so code has to ask here."""
+        return {"GPU": [] if self._info is None else list(self._info.gpus)}
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """Ray's name of `accelerator_ids`."""
+        return self.accelerator_ids()
+
     def __repr__(self) -> str:
         where = "driver" if self._info is None else f"{self._info.task_name} {self._info.task_id}"
         return f"<RuntimeContext {where} of job {self._runtime.job}, namespace {self._runtime.namespace!r}>"

@@ -22,8 +22,8 @@ from actorlite.api import (
 from actorlite.context import current_trace as traceparent
 from actorlite.deadlines import timeout
 from actorlite.inspection import MemoryInfo, StoredObjectInfo, memory
+from actorlite.mailboxes import Mailbox
 from actorlite.methods import BoundGenerator, BoundMethod, method
-from actorlite.options import Mailbox
 from actorlite.propagation import propagate
 from actorlite.refs import ObjectRef
 from actorlite.session import Session, init, shutdown

@@ -13,7 +13,17 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar
 
 from actorlite.loading import nearest
-from actorlite.resources import to_units
+from actorlite.mailboxes import DEFAULT_MAILBOX, Mailbox
+from actorlite.resources import (
+    ONE_CPU,
+    ActorRequest,
+    ResourceSet,
+    actor_request,
+    check_gpus,
+    check_resources,
+    task_request,
+    to_units,
+)
 
 if TYPE_CHECKING:
     from actorlite.context import Runtime
@@ -21,10 +31,6 @@ if TYPE_CHECKING:
 _O = TypeVar("_O", "TaskOptions", "ActorOptions", "MethodOptions")
 
 NOT_YET: Mapping[str, str] = {
-    "num_gpus": "GPU resources",
-    "memory": "memory as a resource",
-    "resources": "custom resources",
-    "accelerator_type": "accelerator types",
     "scheduling_strategy": "scheduling strategies and placement groups",
     "label_selector": "label selectors",
     "fallback_strategy": "fallback strategies",
@@ -56,37 +62,8 @@ another number. A pending call costs its caller about a kilobyte."""
 MAX_PENDING_BYTES = 2**30
 """The same in bytes of arguments. One that is larger by itself goes when nothing else is pending."""
 
-
-WHEN_FULL = ("wait", "raise", "drop-oldest", "shed")
-
-
-@dataclass(frozen=True, slots=True)
-class Mailbox:
-    """How much may wait in an actor's mailbox, and what happens to a call that finds it full.
-
-    `"wait"`: it waits at its caller, in order, under its deadline. `"raise"`: it fails with `MailboxFullError`, not
-    executed. `"drop-oldest"`: the call that has waited longest fails so, and makes room. `"shed"`: as `"raise"`, and
-    a call with a deadline that it cannot meet, by what calls took so far, is refused at once.
-    """
-
-    calls: int = 10_000
-    """Waiting calls of all callers together; one caller has at most so many under way."""
-    bytes: int = 256 * 2**20
-    """Bytes of their messages. A larger message is taken when nothing else waits."""
-    when_full: Literal["wait", "raise", "drop-oldest", "shed"] = "wait"
-
-    def __post_init__(self) -> None:
-        for name in ("calls", "bytes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"Mailbox({name}={value!r}) must be an int, not {type(value).__name__}")
-            if value < 1:
-                raise ValueError(f"Mailbox({name}={value!r}) must be at least 1")
-        if self.when_full not in WHEN_FULL:
-            raise ValueError(f"Mailbox(when_full={self.when_full!r}) must be one of {', '.join(map(repr, WHEN_FULL))}")
-
-
-DEFAULT_MAILBOX = Mailbox()
+DEFAULT_ACTOR = actor_request()
+Quantities = tuple[tuple[str, float], ...]
 
 
 class SessionLike(Protocol):
@@ -96,10 +73,20 @@ class SessionLike(Protocol):
     def runtime(self) -> Runtime: ...
 
 
-class TaskOptionsDict(TypedDict, total=False):
-    """Keywords of `@al.remote(...)` on functions."""
+class PlacedOptionsDict(TypedDict, total=False):
+    """What tasks and actors ask of a node."""
 
     num_cpus: float | None
+    num_gpus: float | None
+    memory: float | None
+    resources: dict[str, float] | None
+    accelerator_type: str | None
+    schedule_timeout: float | None
+
+
+class TaskOptionsDict(PlacedOptionsDict, total=False):
+    """Keywords of `@al.remote(...)` on functions."""
+
     max_retries: int | None
     retry_exceptions: bool | Sequence[type[Exception]] | None
     name: str | None
@@ -114,10 +101,9 @@ class TaskCallOptionsDict(TaskOptionsDict, total=False):
     session: SessionLike | None
 
 
-class ActorOptionsDict(TypedDict, total=False):
+class ActorOptionsDict(PlacedOptionsDict, total=False):
     """Class keywords of an `al.Actor`, and keywords of `@al.remote(...)` on classes."""
 
-    num_cpus: float | None
     max_concurrency: int | None
     concurrency_groups: dict[str, int] | None
     """Decorator and class keyword only: in `.options()` a `ValueError`."""
@@ -173,11 +159,26 @@ class TaskOptions:
     """For generators: bytes of such items from which on the producer waits; None is `STREAM_WINDOW_BYTES`."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
     """Exceptions of the function after which it runs again: all, or those of these classes."""
+    num_gpus: float | None = None
+    """A share of one device, or whole devices."""
+    memory: float | None = None
+    """Bytes that are reserved; nothing measures what is used."""
+    resources: Quantities = ()
+    """Custom ones: names and quantities."""
+    accelerator_type: str | None = None
+    """The kind of GPU that its node must have, such as `"A100"`."""
+    schedule_timeout: float | None = None
+    """Seconds to wait for a worker, once its arguments exist; None: as long as it takes, if a node can ever have it."""
     is_plain: bool = field(init=False, repr=False, compare=False, default=True)
     """Whether a call asks for nothing that must go with it."""
+    request: ResourceSet = field(init=False, repr=False, compare=False, default=ONE_CPU)
+    """What it holds while it runs."""
 
     def __post_init__(self) -> None:
-        special = (self.num_cpus is not None, self.name, self.timeout is not None)
+        others = (self.num_gpus, self.memory, dict(self.resources), self.accelerator_type)
+        if self.num_cpus is not None or any(others):
+            object.__setattr__(self, "request", task_request(self.num_cpus, *others))
+        special = (self.num_cpus is not None, any(others), self.schedule_timeout, self.name, self.timeout is not None)
         object.__setattr__(self, "is_plain", self.num_returns == 1 and not any(special))
 
     @classmethod
@@ -211,6 +212,28 @@ class ActorOptions:
     """How often a call is sent again whose fate is unknown, unless method or call say otherwise; -1 is without end."""
     stop_timeout: float = 30.0
     """Seconds that `on_stop` may take when it ends gracefully."""
+    num_gpus: float | None = None
+    """A share of one device, or whole devices."""
+    memory: float | None = None
+    """Bytes that are reserved; nothing measures what is used."""
+    resources: Quantities = ()
+    """Custom ones: names and quantities."""
+    accelerator_type: str | None = None
+    """The kind of GPU that its node must have, such as `"A100"`."""
+    schedule_timeout: float | None = None
+    """Seconds that it may wait for a worker, each time that it is made."""
+    request: ActorRequest = field(init=False, repr=False, compare=False, default=DEFAULT_ACTOR)
+    """What it needs to be placed, and holds while it lives."""
+
+    def __post_init__(self) -> None:
+        if self.process == "shared" and self.num_gpus:
+            raise ValueError(
+                f'option num_gpus={self.num_gpus!r} contradicts process="shared": light actors are in one process, '
+                "which sees the same devices for all of them; leave one of them out"
+            )
+        others = (self.num_gpus, self.memory, dict(self.resources), self.accelerator_type)
+        if self.num_cpus is not None or any(others):
+            object.__setattr__(self, "request", actor_request(self.num_cpus, *others))
 
     @classmethod
     def make(cls, **keywords: Any) -> ActorOptions:
@@ -303,25 +326,11 @@ def _quantity(name: str, value: Any) -> None:
 
 
 def _gpus(name: str, value: Any) -> None:
-    _quantity(name, value)
-    if value > 1 and value != int(value):
-        raise ValueError(f"option {name}={value!r}: above 1 it must be a whole number of devices")
-
-
-_PREDEFINED = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+    check_gpus(f"option {name}", value)
 
 
 def _resources(name: str, value: Any) -> None:
-    if not isinstance(value, dict):
-        raise _type_error(name, value, "a dict of names and quantities")
-    for key, quantity in value.items():
-        if not isinstance(key, str):
-            raise _type_error(f"{name} key", key, "a str")
-        if key in _PREDEFINED:
-            raise ValueError(f"option {name} must not contain {key!r}: use {_PREDEFINED[key]}=...")
-        if key in ("object_store_memory", "bundle"):
-            raise ValueError(f"option {name} must not contain {key!r}: the name is reserved")
-        to_units(f"option {name}[{key!r}]", quantity)
+    check_resources(f"option {name}", value)
 
 
 def _object_store_memory(name: str, value: Any) -> None:
@@ -382,7 +391,7 @@ def _seconds(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _type_error(name, value, "a number of seconds")
     if math.isnan(value) or value <= 0:
-        raise ValueError(f"option {name}={value!r} must be above 0 seconds: leave it out for no deadline")
+        raise ValueError(f"option {name}={value!r} must be above 0 seconds: leave it out for no limit")
 
 
 def _retry_exceptions(name: str, value: Any) -> None:
@@ -457,11 +466,12 @@ def _defaults(options: type[Any]) -> dict[str, Any]:
 
 _PLACED: Mapping[str, _Rule] = {
     "num_cpus": _Rule(_quantity),
-    "num_gpus": _Rule(_gpus, (None, 0)),
-    "memory": _Rule(_quantity, (None, 0)),
-    "resources": _Rule(_resources, (None, {})),
+    "num_gpus": _Rule(_gpus),
+    "memory": _Rule(_quantity),
+    "resources": _Rule(_resources),
     "object_store_memory": _Rule(_object_store_memory),
-    "accelerator_type": _Rule(_text),
+    "accelerator_type": _Rule(_nonempty_text),
+    "schedule_timeout": _Rule(_seconds),
     "scheduling_strategy": _Rule(_anything, (None, "DEFAULT")),
     "label_selector": _Rule(_selector, (None, {})),
     "fallback_strategy": _Rule(_list, (None, [])),
@@ -557,6 +567,8 @@ def _validated(kind: _Kind, keywords: Mapping[str, Any], *, per_call: bool) -> d
     for name, value in keywords.items():
         if name in kind.defaults:
             value = kind.defaults[name] if value is None else value
+            if name == "resources":
+                value = tuple(sorted(dict(value).items()))
             values[name] = tuple(value) if isinstance(value, list) else value
         elif name in NOT_YET and value not in kind.rules[name].neutral:
             raise ValueError(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from actorlite.errors import ActorliteError, ProtocolError
 from actorlite.ids import ProcessId
+from actorlite.resources import CPU, ResourceSet
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.state.scheduling import NodeView, choose
@@ -21,9 +23,25 @@ from actorlite.wire.nodes import Capacity, JoinNode, KnownNodes, NodeLoad
 
 logger = logging.getLogger("actorlite.node")
 
+
+def load_of(view: NodeView) -> NodeLoad:
+    """As it travels."""
+    total, free = view.total, view.free
+    more = tuple([(name, units, free.units_of(name)) for name, units in total.items() if name != CPU])
+    return NodeLoad(total.units_of(CPU), free.units_of(CPU), more, tuple(view.labels.items()))
+
+
+def view_of(node: ProcessId, load: NodeLoad) -> NodeView:
+    total = ResourceSet({CPU: load.total, **{name: units for name, units, _ in load.more}})
+    free = ResourceSet({CPU: load.free, **{name: units for name, _, units in load.more}})
+    return NodeView(node, total, free, dict(load.labels))
+
+
 SAY_LOAD_S = 0.01
 """How long changes of the load are gathered before the others are told."""
 MAX_LOST = 1000
+MOST_UNITS = 2**62
+"""Of one resource in all nodes together, as told: what a message can hold."""
 MAX_ENDED = 10_000
 
 
@@ -31,7 +49,7 @@ class Members:
     """Owned by the node; on the loop. `on_change` hears of each node that came, went, or has another load."""
 
     def __init__(
-        self, hub: Hub, handlers: Handlers, load: Callable[[], NodeLoad], on_change: Callable[[], None]
+        self, hub: Hub, handlers: Handlers, here: Callable[[], NodeView], on_change: Callable[[], None]
     ) -> None:
         self.views: dict[ProcessId, NodeView] = {}
         self.lost: dict[ProcessId, str] = {}
@@ -40,7 +58,8 @@ class Members:
         """Processes of other nodes that have ended, the latest last."""
         self._farewells: dict[ProcessId, str] = {}
         self._hub = hub
-        self._load = load
+        self.here = here
+        """This node as it is now."""
         self._said: NodeLoad | None = None
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -65,22 +84,24 @@ class Members:
                 continue
             known.add(address)
             peer = await self._hub.connect(address)
-            answer = await peer.request(next(self._hub.numbers), JoinNode(self._load()))
+            answer = await peer.request(next(self._hub.numbers), JoinNode(load_of(self.here())))
             if not isinstance(answer, KnownNodes):
                 raise ProtocolError(f"{peer!r} at {address} is not a node")
             self._know(peer, answer.load)
             to_ask += answer.addresses
 
-    def choose(self, needs: int, near: ProcessId) -> ProcessId | None:
-        """The node for a request of `needs` units of CPU; None when none is large enough."""
-        load = self._load()
-        here = NodeView(self._hub.identity.process, load.total, load.free)
-        return choose(needs, near, here, list(self.views.values()))
+    def choose(self, needs: ResourceSet, near: ProcessId) -> ProcessId | None:
+        """The node for a request; None when none is large enough."""
+        return choose(needs, near, self.here(), list(self.views.values()))
 
     def capacity(self) -> Capacity:
         """Of all nodes together."""
-        others = self.views.values()
-        return Capacity(self._load().total + sum(each.total for each in others), 1 + len(others))
+        together: Counter[str] = Counter()
+        for each in (self.here(), *self.views.values()):
+            together.update(dict(each.total.items()))
+        cpus = together.pop(CPU, 0)
+        more = tuple(sorted((name, min(units, MOST_UNITS)) for name, units in together.items()))
+        return Capacity(cpus, 1 + len(self.views), more)
 
     def tell(self, message: Any) -> None:
         """News for all."""
@@ -156,11 +177,11 @@ class Members:
             raise ProtocolError(f"{peer!r} is not a node: it cannot join")
         others = tuple([each.identity.address for each in self.peers if each is not peer])
         self._know(peer, body.load)
-        return KnownNodes(self._load(), others)
+        return KnownNodes(load_of(self.here()), others)
 
     def _know(self, peer: Peer, load: NodeLoad) -> None:
         if peer.is_open:
-            self.views[peer.identity.process] = NodeView(peer.identity.process, load.total, load.free)
+            self.views[peer.identity.process] = view_of(peer.identity.process, load)
             self._on_change()
 
     def _loaded(self, peer: Peer, message: NodeLoad, parts: Sequence[memoryview]) -> None:
@@ -172,7 +193,7 @@ class Members:
 
     def _say_load(self) -> None:
         self._saying = None
-        load = self._load()
+        load = load_of(self.here())
         if load != self._said:
             self._said = load
             self.tell(load)

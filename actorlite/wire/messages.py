@@ -163,6 +163,8 @@ class Envelope(_Message, frozen=True):
     execution: int = 0
     """From 1 for a call that is sent again when its fate is unknown: the same call and execution never runs twice in
     one life of its actor."""
+    more: tuple[tuple[str, int], ...] = ()
+    """What else a task's lease holds for it: names and units."""
 
 
 MAX_CHAIN = 64
@@ -237,6 +239,8 @@ class CreateActor(_Message, tag=13, frozen=True):
     """How often it was made before."""
     stop_timeout_s: float = 30.0
     """How long `on_stop` may take at a graceful end."""
+    more: tuple[tuple[str, int], ...] = ()
+    """What else it holds."""
 
 
 class EndActor(_Message, tag=17, frozen=True):
@@ -481,6 +485,10 @@ class LeaseWorker(_Message, tag=102, frozen=True):
     """Whom the lease is for, when its node passes the request on to another node."""
     job: JobInfo | None = None
     """Its job, then."""
+    more: tuple[tuple[str, int], ...] = ()
+    """What is needed, and held, beside CPU: names and units."""
+    waits: bool = False
+    """Whether to wait for nodes to come that have as much, when none has."""
 
 
 class ReturnLease(_Message, tag=103, frozen=True):
@@ -499,7 +507,10 @@ class WithdrawLeases(_Message, tag=104, frozen=True):
 
 
 class Reclaim(_Message, tag=105, frozen=True):
-    """Somebody waits for room: leases without work should come back now."""
+    """Somebody waits for room: leases without work should come back now. With `leases`: those, when what runs there has
+    ended."""
+
+    leases: tuple[int, ...] = ()
 
 
 class Blocked(_Message, tag=106, frozen=True):
@@ -578,6 +589,8 @@ class NodeInfo(_Message, tag=120, frozen=True):
     """Of all nodes of the cluster."""
     session_directory: str
     nodes: int = 1
+    more: tuple[tuple[str, int], ...] = ()
+    """Of all nodes, beside CPU."""
 
 
 class Lease(_Message, tag=121, frozen=True):
@@ -604,6 +617,16 @@ class Status(_Message, tag=123, frozen=True):
     """Process, pid, and what it is used for."""
     jobs: tuple[str, ...]
     waiting: int
+    nodes: tuple[tuple[ProcessId, NodeLoad], ...] = ()
+    """All that this one knows, itself first."""
+    demand: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
+    """What waits here, by what it needs, and how many."""
+    holders: tuple[tuple[str, tuple[tuple[str, int], ...], int], ...] = ()
+    """For whom something is held here, of each how much, and how many."""
+    max_workers: int = 0
+    """0: without limit."""
+    infeasible: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
+    """As `demand`, of what waits for other nodes to come."""
 
 
 class Yes(_Message, tag=124, frozen=True):

@@ -132,10 +132,6 @@ def test_options_that_contradict_each_other() -> None:
 
 
 SOMETHING: dict[str, tuple[Any, object]] = {
-    "num_gpus": (TaskOptions, 1),
-    "memory": (TaskOptions, 1024),
-    "resources": (TaskOptions, {"x": 1}),
-    "accelerator_type": (TaskOptions, "A100"),
     "scheduling_strategy": (TaskOptions, "SPREAD"),
     "label_selector": (TaskOptions, {"zone": "a"}),
     "fallback_strategy": (TaskOptions, [{"label_selector": {}}]),
@@ -160,7 +156,7 @@ def test_what_does_not_exist_yet_is_refused_not_ignored(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "keywords"),
     [
-        (TaskOptions, {"num_gpus": 0.0, "retry_exceptions": False, "resources": {}, "scheduling_strategy": "DEFAULT"}),
+        (TaskOptions, {"retry_exceptions": False, "resources": {}, "scheduling_strategy": "DEFAULT"}),
         (TaskOptions, {"enable_task_events": True, "max_calls": 0}),
         (ActorOptions, {"max_restarts": 0, "lifetime": "non_detached", "allow_out_of_order_execution": False}),
     ],
