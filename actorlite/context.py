@@ -80,6 +80,9 @@ class Runtime(Protocol):
     def node_pid(self) -> int: ...
 
     @property
+    def node_id(self) -> str: ...
+
+    @property
     def address(self) -> str:
         """The address the session was opened with, as shown to users."""
         ...
@@ -97,6 +100,14 @@ class Runtime(Protocol):
     def in_loop(self) -> bool:
         """Whether the calling thread is the one that runs this runtime's loop."""
         ...
+
+    # placement groups
+    def new_id(self) -> str:
+        """For something that this process makes."""
+        ...
+
+    async def ask_node(self, body: Any) -> Any:
+        """What its node, or the one that leads the cluster, answers to a message of `wire`."""
 
     # objects
     async def list_objects(self) -> Any:
@@ -191,6 +202,16 @@ class CallScope(Protocol):
     @property
     def cancelled(self) -> bool:
         """Whether the call was asked to stop."""
+        ...
+
+    @property
+    def inside(self) -> Any:
+        """The placement group that it runs in, as it travels: an `InGroup`, or None."""
+        ...
+
+    @property
+    def captures(self) -> bool:
+        """Whether what it starts runs in that group, too."""
         ...
 
     def exit_actor(self) -> bool:

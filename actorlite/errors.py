@@ -164,6 +164,22 @@ class ActorUnschedulableError(ActorliteError):
     """No node can ever satisfy the actor's resource request; the text names the shortfall."""
 
 
+class PlacementGroupError(ActorliteError):
+    """A placement group could not be made, or what it is needed for cannot be done; the text says why."""
+
+
+class PlacementGroupRemoved(PlacementGroupError):
+    """The placement group was removed, or ended with its creator."""
+
+
+class TaskPlacementGroupRemoved(PlacementGroupRemoved):
+    """The placement group that the task was to run in was removed."""
+
+
+class BundleMoved(PlacementGroupError):
+    """A bundle is not, or not any more, on the node that was asked; nodes tell each other, and look again."""
+
+
 class ActorError(ActorliteError):
     """Base of the errors about an actor's life."""
 
@@ -208,6 +224,13 @@ class DeadlineExceeded(ActorliteError, TimeoutError):
 
 class NodeDiedError(ActorliteError):
     """The node daemon, or its zygote, is gone and took its workers with it."""
+
+    default_outcome = Outcome.UNKNOWN
+
+
+class ControlUnavailable(ActorliteError, ConnectionError):
+    """The node that leads the cluster cannot be reached, or cannot keep its state: names, detached actors and the like
+    have to wait. Other work goes on. Whether what was asked for has happened is not known."""
 
     default_outcome = Outcome.UNKNOWN
 

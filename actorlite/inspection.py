@@ -56,6 +56,11 @@ class RuntimeContext:
         return self._runtime.node_pid
 
     @property
+    def node_id(self) -> str:
+        """The id of the node that this process belongs to, for `NodeAffinityStrategy`."""
+        return self._runtime.node_id
+
+    @property
     def current_actor(self) -> Any:
         """A handle to the actor whose method runs now; it does not keep the actor alive (unless passed on). Raises
         `RuntimeError` outside an actor."""

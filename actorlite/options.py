@@ -24,6 +24,19 @@ from actorlite.resources import (
     task_request,
     to_units,
 )
+from actorlite.strategies import (
+    ANYWHERE,
+    KEPT_AS,
+    PlacedOptionsDict,
+    Selector,
+    Strategy,
+    Where,
+    check_fallback,
+    check_light,
+    check_selector,
+    check_strategy,
+    where,
+)
 
 if TYPE_CHECKING:
     from actorlite.context import Runtime
@@ -31,9 +44,6 @@ if TYPE_CHECKING:
 _O = TypeVar("_O", "TaskOptions", "ActorOptions", "MethodOptions")
 
 NOT_YET: Mapping[str, str] = {
-    "scheduling_strategy": "scheduling strategies and placement groups",
-    "label_selector": "label selectors",
-    "fallback_strategy": "fallback strategies",
     "runtime_env": "runtime environments",
     "max_calls": "recycling a worker after a number of calls",
     "enable_task_events": "switching task events off",
@@ -71,17 +81,6 @@ class SessionLike(Protocol):
 
     @property
     def runtime(self) -> Runtime: ...
-
-
-class PlacedOptionsDict(TypedDict, total=False):
-    """What tasks and actors ask of a node."""
-
-    num_cpus: float | None
-    num_gpus: float | None
-    memory: float | None
-    resources: dict[str, float] | None
-    accelerator_type: str | None
-    schedule_timeout: float | None
 
 
 class TaskOptionsDict(PlacedOptionsDict, total=False):
@@ -169,6 +168,11 @@ class TaskOptions:
     """The kind of GPU that its node must have, such as `"A100"`."""
     schedule_timeout: float | None = None
     """Seconds to wait for a worker, once its arguments exist; None: as long as it takes, if a node can ever have it."""
+    scheduling_strategy: Strategy | None = None
+    label_selector: Selector = ()
+    fallback_strategy: tuple[Selector, ...] = ()
+    where: Where = field(init=False, repr=False, compare=False, default=ANYWHERE)
+    """What these three say of its node."""
     is_plain: bool = field(init=False, repr=False, compare=False, default=True)
     """Whether a call asks for nothing that must go with it."""
     request: ResourceSet = field(init=False, repr=False, compare=False, default=ONE_CPU)
@@ -178,7 +182,11 @@ class TaskOptions:
         others = (self.num_gpus, self.memory, dict(self.resources), self.accelerator_type)
         if self.num_cpus is not None or any(others):
             object.__setattr__(self, "request", task_request(self.num_cpus, *others))
-        special = (self.num_cpus is not None, any(others), self.schedule_timeout, self.name, self.timeout is not None)
+        placed = (self.scheduling_strategy, self.label_selector, self.fallback_strategy)
+        if any(placed):
+            object.__setattr__(self, "where", where(*placed))
+        placing = (any(others), any(placed), self.schedule_timeout)
+        special = (self.num_cpus is not None, *placing, self.name, self.timeout is not None)
         object.__setattr__(self, "is_plain", self.num_returns == 1 and not any(special))
 
     @classmethod
@@ -222,6 +230,11 @@ class ActorOptions:
     """The kind of GPU that its node must have, such as `"A100"`."""
     schedule_timeout: float | None = None
     """Seconds that it may wait for a worker, each time that it is made."""
+    scheduling_strategy: Strategy | None = None
+    label_selector: Selector = ()
+    fallback_strategy: tuple[Selector, ...] = ()
+    where: Where = field(init=False, repr=False, compare=False, default=ANYWHERE)
+    """What these three say of its node."""
     request: ActorRequest = field(init=False, repr=False, compare=False, default=DEFAULT_ACTOR)
     """What it needs to be placed, and holds while it lives."""
 
@@ -234,6 +247,10 @@ class ActorOptions:
         others = (self.num_gpus, self.memory, dict(self.resources), self.accelerator_type)
         if self.num_cpus is not None or any(others):
             object.__setattr__(self, "request", actor_request(self.num_cpus, *others))
+        placed = (self.scheduling_strategy, self.label_selector, self.fallback_strategy)
+        if any(placed):
+            check_light(self.process)
+            object.__setattr__(self, "where", where(*placed))
 
     @classmethod
     def make(cls, **keywords: Any) -> ActorOptions:
@@ -409,18 +426,6 @@ def _dict(name: str, value: Any) -> None:
         raise _type_error(name, value, "a dict")
 
 
-def _list(name: str, value: Any) -> None:
-    if not isinstance(value, list):
-        raise _type_error(name, value, "a list")
-
-
-def _selector(name: str, value: Any) -> None:
-    _dict(name, value)
-    for key, each in value.items():
-        if not (isinstance(key, str) and isinstance(each, str)):
-            raise _type_error(f"{name}[{key!r}]", each, "a str under a str key")
-
-
 def _groups(name: str, value: Any) -> None:
     _dict(name, value)
     for key, size in value.items():
@@ -436,7 +441,7 @@ def _mailbox(name: str, value: Any) -> None:
 
 
 def _anything(name: str, value: Any) -> None:
-    """Strategies and environments are values of classes that this version does not have."""
+    """Environments are values of classes that this version does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,9 +477,9 @@ _PLACED: Mapping[str, _Rule] = {
     "object_store_memory": _Rule(_object_store_memory),
     "accelerator_type": _Rule(_nonempty_text),
     "schedule_timeout": _Rule(_seconds),
-    "scheduling_strategy": _Rule(_anything, (None, "DEFAULT")),
-    "label_selector": _Rule(_selector, (None, {})),
-    "fallback_strategy": _Rule(_list, (None, [])),
+    "scheduling_strategy": _Rule(check_strategy),
+    "label_selector": _Rule(check_selector),
+    "fallback_strategy": _Rule(check_fallback),
     "runtime_env": _Rule(_anything, (None, {})),
     "enable_task_events": _Rule(_bool, (None, True)),
 }
@@ -567,8 +572,8 @@ def _validated(kind: _Kind, keywords: Mapping[str, Any], *, per_call: bool) -> d
     for name, value in keywords.items():
         if name in kind.defaults:
             value = kind.defaults[name] if value is None else value
-            if name == "resources":
-                value = tuple(sorted(dict(value).items()))
+            if name in KEPT_AS:
+                value = KEPT_AS[name](value) if value else ()
             values[name] = tuple(value) if isinstance(value, list) else value
         elif name in NOT_YET and value not in kind.rules[name].neutral:
             raise ValueError(

@@ -91,6 +91,16 @@ class ResourceSet:
     def units_of(self, name: str) -> int:
         return self._units.get(name, 0)
 
+    def less(self, other: ResourceSet) -> ResourceSet:
+        """What is left of this set, where there may be less than `other` takes: then nothing is left."""
+        if not other._units:
+            return self
+        return ResourceSet({name: max(0, units - other.units_of(name)) for name, units in self._units.items()})
+
+    def at_most(self, other: ResourceSet) -> ResourceSet:
+        """Of each resource the smaller quantity."""
+        return ResourceSet({name: min(units, other.units_of(name)) for name, units in self._units.items()})
+
     def only(self, name: str) -> ResourceSet:
         return ResourceSet({name: self.units_of(name)})
 

@@ -17,6 +17,7 @@ from actorlite.host import Entropy, Spawner
 from actorlite.ids import ProcessId
 from actorlite.node.deaths import Deaths
 from actorlite.node.desk import LeaseDesk, Means
+from actorlite.node.groups import GroupDesk
 from actorlite.node.members import Members, load_of
 from actorlite.node.records import Job, WorkerRecord
 from actorlite.node.storefront import Storefront, StoreOptions
@@ -103,6 +104,7 @@ class Node:
         self.deaths = Deaths(self.workers, self.members)
         means = Means(options.gpus, options.sets_threads)
         self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs, self.members, means)
+        self.groups = GroupDesk(self.hub, self._handlers, self.members, self.desk, self._jobs, self._view)
         self._handlers.on_messages(
             {
                 WithdrawLeases: self.desk.withdraw,
@@ -132,6 +134,7 @@ class Node:
             peer = self.hub.peers.get(process)
             if peer is not None:
                 peer.tell(encode(Ending(reason)))
+        self.groups.close()
         self.members.close(reason)
         self.desk.returns.close()
         try:
@@ -182,9 +185,11 @@ class Node:
         self.desk.owner_gone(message.process)
         if message.job:
             self.desk.guests.job_ended(message.job)
+            self.groups.job_ended(message.job)
 
     def _node_lost(self, node: ProcessId) -> None:
         self.store.node_lost(node)
+        self.groups.node_lost(node)
         for worker in self.desk.node_lost(node):
             self.deaths.depart(worker, self.members.lost[node])
 
@@ -211,6 +216,7 @@ class Node:
             self.members.tell(ProcessEnded(process, job.name if job is not None else ""))
             self.desk.owner_gone(process)
             if job is not None:
+                self.groups.job_ended(job.name)
                 self.workers.end_job(job, shared=any(each is not job for each in self._jobs.values()))
         elif (record := self.workers.records.get(process)) is not None:
             self.workers.spawn(self._end_disconnected(record))

@@ -16,7 +16,7 @@ from actorlite.ids import ProcessId
 from actorlite.resources import CPU, ResourceSet
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
-from actorlite.state.scheduling import NodeView, choose
+from actorlite.state.scheduling import NodeIndex, NodeView, Wish
 from actorlite.transport import Address
 from actorlite.wire.messages import Ending, encode
 from actorlite.wire.nodes import Capacity, JoinNode, KnownNodes, NodeLoad
@@ -56,10 +56,17 @@ class Members:
         """Nodes that are gone, in words."""
         self.ended: dict[ProcessId, None] = {}
         """Processes of other nodes that have ended, the latest last."""
+        self.leader = hub.identity.process
+        """The node that control is on: the first of the cluster."""
+        self.on_view: Callable[[NodeView], None] | None = None
+        """Hears of each node that says what it has."""
+        self.on_own_change: Callable[[], None] | None = None
+        """Hears of changes of this node's own load, soon."""
         self._farewells: dict[ProcessId, str] = {}
         self._hub = hub
         self.here = here
         """This node as it is now."""
+        self.index = NodeIndex(hub.identity.process)
         self._said: NodeLoad | None = None
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -87,12 +94,19 @@ class Members:
             answer = await peer.request(next(self._hub.numbers), JoinNode(load_of(self.here())))
             if not isinstance(answer, KnownNodes):
                 raise ProtocolError(f"{peer!r} at {address} is not a node")
+            if answer.leader:
+                self.leader = answer.leader
             self._know(peer, answer.load)
             to_ask += answer.addresses
 
-    def choose(self, needs: ResourceSet, near: ProcessId) -> ProcessId | None:
-        """The node for a request; None when none is large enough."""
-        return choose(needs, near, self.here(), list(self.views.values()))
+    def choose(self, wish: Wish, near: ProcessId) -> ProcessId | None:
+        """The node for a request; None when none will do."""
+        index, here = self.index, self.here()
+        index.put(here)
+        found = index.choose(wish, near)
+        if found is not None and found != here.node:
+            index.assume(found, wish.needs)
+        return found
 
     def capacity(self) -> Capacity:
         """Of all nodes together."""
@@ -140,8 +154,15 @@ class Members:
 
     def load_changed(self) -> None:
         """Tell the others, soon."""
+        if self.on_own_change is not None:
+            self._loop.call_soon(self.on_own_change)
+            self.on_own_change = None
         if self.views and self._saying is None:
             self._saying = self._loop.call_later(SAY_LOAD_S, self._say_load)
+
+    def said_to_one(self) -> None:
+        """One of the others was told the load by itself: the next news are for all, whatever they knew before."""
+        self._said = None
 
     def process_ended(self, process: ProcessId) -> None:
         self.ended[process] = None
@@ -153,6 +174,7 @@ class Members:
         node = peer.identity.process
         if self.views.pop(node, None) is None:
             return False
+        self.index.remove(node)
         reason = self._farewells.pop(node, "")
         text = f"its node (pid {peer.identity.pid} at {peer.identity.address}) is gone{reason and ': ' + reason}"
         logger.log(logging.INFO if reason else logging.WARNING, "of node %s: %s", node, text)
@@ -166,6 +188,8 @@ class Members:
         """This node ends, and says why, if it says anything. Idempotent."""
         if reason:
             self.tell(Ending(reason))
+        for node in self.views:
+            self.index.remove(node)
         self.views.clear()
         if self._saying is not None:
             self._saying.cancel()
@@ -177,11 +201,15 @@ class Members:
             raise ProtocolError(f"{peer!r} is not a node: it cannot join")
         others = tuple([each.identity.address for each in self.peers if each is not peer])
         self._know(peer, body.load)
-        return KnownNodes(load_of(self.here()), others)
+        return KnownNodes(load_of(self.here()), others, self.leader)
 
     def _know(self, peer: Peer, load: NodeLoad) -> None:
         if peer.is_open:
-            self.views[peer.identity.process] = view_of(peer.identity.process, load)
+            view = view_of(peer.identity.process, load)
+            self.views[view.node] = view
+            self.index.put(view)
+            if self.on_view is not None:
+                self.on_view(view)
             self._on_change()
 
     def _loaded(self, peer: Peer, message: NodeLoad, parts: Sequence[memoryview]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from actorlite.context import current_call
 from actorlite.definitions import ActorDefinition
 from actorlite.errors import (
     ActorliteError,
@@ -22,6 +23,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link, unschedulable
 from actorlite.runtime.calls import Outbound, encode_arguments
 from actorlite.runtime.node_client import NO_NEEDS, Want
+from actorlite.runtime.placing import Placed, placed
 from actorlite.runtime.restarts import Recipe
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.wire.code import CodeBlob
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 class CreationOut(Outbound):
     """The constructor call of one actor."""
 
-    __slots__ = ("link", "options", "blob", "lease", "maker", "life")
+    __slots__ = ("link", "options", "blob", "lease", "maker", "life", "placed")
 
     link: Link
     options: ActorOptions
@@ -54,6 +56,7 @@ class CreationOut(Outbound):
     maker: ActorMaker
     life: int
     """How often the actor was made before."""
+    placed: Placed
 
     @property
     def shared(self) -> bool:
@@ -92,6 +95,7 @@ class CreationOut(Outbound):
             self.link.restarts,
             options.stop_timeout,
             options.request.lifetime.more,
+            self.placed[1],
         )
         self.peer = peer
         self.life = self.link.restarts
@@ -163,6 +167,8 @@ class ActorMaker:
         number = next(runtime.hub.numbers)
         link = Link(runtime, actor_id(runtime.process, number), definition, "", options)
         recipe = Recipe(options, blob, encoded, dependencies)
+        if options.process != "shared":
+            recipe.placed = placed(options, options.request.placement, current_call.get(), definition.name)
         if options.max_restarts:
             runtime.restarter.keep(link.id, recipe)
         runtime.directory.created[link.id] = link
@@ -177,6 +183,7 @@ class ActorMaker:
         creation.link = link
         creation.options = recipe.options
         creation.blob = recipe.blob
+        creation.placed = recipe.placed
         creation.lease = None
         creation.maker = self
         self._start(creation)
@@ -236,7 +243,7 @@ class ActorMaker:
         runtime = self.runtime
         runtime.tasks.reclaim()
         request = creation.options.request
-        want = Want(request.placement, request.lifetime, creation.options.schedule_timeout)
+        want = Want(request.placement, request.lifetime, creation.options.schedule_timeout, creation.placed[0])
         purpose, name = "shared" if creation.shared else "actor", creation.link.definition.name
         try:
             async with asyncio.timeout(want.timeout_s):

@@ -11,6 +11,7 @@ from actorlite.ids import ProcessId
 from actorlite.resources import CPU, NOTHING, ONE_CPU, Pairs, ResourceSet, from_units
 from actorlite.rpc.peer import Peer
 from actorlite.state.unplaced import still_waiting
+from actorlite.wire.groups import Place
 from actorlite.wire.messages import (
     Blocked,
     Death,
@@ -50,6 +51,9 @@ class Want(NamedTuple):
     timeout_s: float | None = None
     """How long to wait, also for nodes to come; None: as long as it takes, if a node can ever have it."""
 
+    place: Place | None = None
+    """What is asked of its node beside room."""
+
     def room(self, cpu_units: int, more: Pairs) -> int:
         """How many of these fit into what all nodes have together."""
         totals = {CPU: cpu_units, **dict(more)}
@@ -87,10 +91,9 @@ class NodeClient:
         """
         if self.gone:
             raise NodeDiedError(self.gone, outcome=Outcome.NOT_EXECUTED)
-        needs, cpus = want.needs, want.holds.cpus
-        body = LeaseWorker(
-            number, needs.cpus, cpus, purpose, label, near, more=needs.more, waits=want.timeout_s is not None
-        )
+        needs, cpus, place = want.needs, want.holds.cpus, want.place
+        waits = want.timeout_s is not None
+        body = LeaseWorker(number, needs.cpus, cpus, purpose, label, near, more=needs.more, waits=waits, place=place)
         asking: asyncio.Task[Any] = asyncio.get_running_loop().create_task(self.peer.request(number, body))
         try:
             lease = await asyncio.shield(asking)
@@ -129,6 +132,15 @@ class NodeClient:
 
     def blocked(self, blocked: bool) -> None:
         self.peer.tell(encode(Blocked(blocked)))
+
+    async def ask(self, body: Any) -> Any:
+        """What it answers, or the node that leads. Raises what that answers, `ControlUnavailable`, `NodeDiedError`."""
+        if self.gone:
+            raise NodeDiedError(self.gone, outcome=Outcome.NOT_EXECUTED)
+        try:
+            return await self.peer.ask(next(self._hub.numbers), body, _forget)
+        except ConnectionLost as error:
+            raise NodeDiedError(await self.why_gone(str(error))) from None
 
     async def kill_worker(self, process: ProcessId) -> None:
         """End a worker and everything it started; returns when it is gone."""
@@ -216,3 +228,7 @@ class NodeClient:
         except ActorliteError as error:
             return Death(False, str(error))
         return death if isinstance(death, Death) else Death(False, f"process {process} is gone")
+
+
+def _forget(answer: object) -> None:
+    """To an answer that nobody waits for any more there is nothing to undo."""

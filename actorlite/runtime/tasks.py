@@ -43,6 +43,7 @@ from actorlite.runtime.calls import (
 from actorlite.runtime.lineage import Origin, Recipe, origin_of_result
 from actorlite.runtime.node_client import NOWHERE, PLAIN, Want
 from actorlite.runtime.patience import Patience
+from actorlite.runtime.placing import placed
 from actorlite.runtime.room import RoomQuota, open_wide, size_of
 from actorlite.runtime.streams import OwnStream
 from actorlite.runtime.submission import SPECIAL, Submitter, origin_of
@@ -161,7 +162,9 @@ class TaskOut(Outbound):
     def once_more(self, ref: ObjectRef[Any], dependencies: Sequence[Dependency], recipe: Recipe) -> None:
         """Run the same task for `ref`, whose value is lost: without a deadline, and for nobody who waits."""
         runtime, old = self.runtime, self.envelope
-        envelope = old and Envelope(num_returns=old.num_returns, units=old.units, name=old.name, more=old.more)
+        envelope = old and Envelope(
+            num_returns=old.num_returns, units=old.units, name=old.name, more=old.more, inside=old.inside
+        )
         call = TaskOut(runtime, next(runtime.hub.numbers), self.name, ref, self.encoded, dependencies, envelope)
         call.blob, call.group, call.retries, call.retry_on = self.blob, self.group, recipe.left, self.retry_on
         call.lease = call.losses = 0
@@ -513,14 +516,18 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
         blob = runtime.code.blob_of(what)
         encoded, dependencies = encode_arguments(args, kwargs, runtime, options.name or what.name)
         request = options.request
-        want = PLAIN if options.is_plain else Want(request, request, options.schedule_timeout)
+        scope = current_call.get()
+        place, inside = placed(options, request, scope, options.name or what.name)
+        plain = options.is_plain and place is None
+        want = PLAIN if plain else Want(request, request, options.schedule_timeout, place)
         envelope = make_envelope(
-            current_call.get(),
+            scope,
             structured=structured,
             timeout=time_left(options.timeout, runtime.loop.time()) if structured else options.timeout,
             num_returns=options.num_returns,
             name=options.name or "",
             request=request,
+            inside=inside,
         )
         number, result, where = find_sink(runtime, sink, options.num_returns)
         call = TaskOut(runtime, number, options.name or what.name, where, encoded, dependencies, envelope)

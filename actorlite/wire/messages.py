@@ -12,6 +12,20 @@ import msgspec
 from msgspec import Struct
 
 from actorlite.ids import ActorId, ObjectId, ProcessId
+from actorlite.wire.groups import (
+    AwaitGroup,
+    BundlesDone,
+    CommitBundles,
+    CreateGroup,
+    DescribeGroups,
+    GroupInfo,
+    Groups,
+    InGroup,
+    Place,
+    PrepareBundles,
+    RemoveGroup,
+    ReturnBundles,
+)
 from actorlite.wire.nodes import (
     Capacity,
     Chunk,
@@ -165,6 +179,8 @@ class Envelope(_Message, frozen=True):
     one life of its actor."""
     more: tuple[tuple[str, int], ...] = ()
     """What else a task's lease holds for it: names and units."""
+    inside: InGroup | None = None
+    """The placement group that it runs in."""
 
 
 MAX_CHAIN = 64
@@ -241,6 +257,8 @@ class CreateActor(_Message, tag=13, frozen=True):
     """How long `on_stop` may take at a graceful end."""
     more: tuple[tuple[str, int], ...] = ()
     """What else it holds."""
+    inside: InGroup | None = None
+    """The placement group that it lives in."""
 
 
 class EndActor(_Message, tag=17, frozen=True):
@@ -489,6 +507,8 @@ class LeaseWorker(_Message, tag=102, frozen=True):
     """What is needed, and held, beside CPU: names and units."""
     waits: bool = False
     """Whether to wait for nodes to come that have as much, when none has."""
+    place: Place | None = None
+    """What else is asked of its node."""
 
 
 class ReturnLease(_Message, tag=103, frozen=True):
@@ -669,6 +689,13 @@ RequestBody = (
     | HasObject
     | HandOverObjects
     | LeaseRoom
+    | CreateGroup
+    | AwaitGroup
+    | RemoveGroup
+    | DescribeGroups
+    | PrepareBundles
+    | CommitBundles
+    | ReturnBundles
 )
 ResponseBody = (
     NodeInfo
@@ -684,6 +711,9 @@ ResponseBody = (
     | KnownNodes
     | Heirs
     | Leased
+    | GroupInfo
+    | Groups
+    | BundlesDone
 )
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
 Message = (

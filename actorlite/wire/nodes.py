@@ -86,3 +86,5 @@ class KnownNodes(_NodeMessage, tag=145, frozen=True):
 
     load: NodeLoad
     addresses: tuple[str, ...]
+    leader: ProcessId = ProcessId("")
+    """The node that control is on."""

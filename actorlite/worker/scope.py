@@ -22,6 +22,7 @@ from actorlite.state.mailbox import CHAIN_DEPTH
 from actorlite.state.mailbox import Mailbox as Inbox
 from actorlite.state.pace import Pace
 from actorlite.wire.failures import encode_failure
+from actorlite.wire.groups import InGroup
 from actorlite.wire.messages import MAX_CHAIN, ONE_CPU, Conduct, CreateActor, Envelope
 from actorlite.worker.executor import ThreadExecutor
 
@@ -79,7 +80,7 @@ class HostedActor:
     """One actor here. Slim: a worker may host a hundred thousand."""
 
     __slots__ = (
-        "id", "instance", "mailbox", "executor", "creator", "cls", "name", "units", "more", "restarts",
+        "id", "instance", "mailbox", "executor", "creator", "cls", "name", "units", "more", "inside", "restarts",
         "stop_timeout_s", "manner", "crowd", "watched",
     )  # fmt: skip
 
@@ -104,6 +105,8 @@ class HostedActor:
         """The CPU that it holds while it lives."""
         self.more: Pairs = ()
         """What else it holds."""
+        self.inside: InGroup | None = None
+        """The placement group that it lives in."""
         self.manner = manner
         self.crowd: Crowd[Peer] | None = None
         """Its callers, while its mailbox is full."""
@@ -151,6 +154,17 @@ class RunningCall(ABC):
         """All that is held for it."""
         more = self.actor.more if self.actor is not None else self.envelope.more if self.envelope is not None else ()
         return {name: from_units(units) for name, units in ((CPU, self.units), *more) if units}
+
+    @property
+    def inside(self) -> InGroup | None:
+        if self.actor is not None:
+            return self.actor.inside
+        return self.envelope.inside if self.envelope is not None else None
+
+    @property
+    def captures(self) -> bool:
+        inside = self.inside
+        return inside is not None and inside.captures
 
     size = 0
     """Bytes that it holds while it waits."""

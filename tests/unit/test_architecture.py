@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
-        "errors ids loading mailboxes options signatures resources definitions config context deadlines propagation"
-        " refs streams",
+        "errors ids loading mailboxes options signatures resources labels strategies definitions config context"
+        " deadlines propagation refs streams",
         "wire state",
         "transport host proctree pages",
         "rpc",

@@ -27,6 +27,7 @@ BUILTINS = {
     "TransportError": ConnectionError,
     "ConnectFailed": ConnectionError,
     "ConnectionLost": ConnectionError,
+    "ControlUnavailable": ConnectionError,
     "ProtocolError": ConnectionError,
     "AuthenticationError": PermissionError,
 }
@@ -44,6 +45,7 @@ OUTCOMES = {
     "DeadlineExceeded": Outcome.UNKNOWN,
     "NodeDiedError": Outcome.UNKNOWN,
     "ConnectionLost": Outcome.UNKNOWN,
+    "ControlUnavailable": Outcome.UNKNOWN,
 }
 """All others: surely not executed."""
 

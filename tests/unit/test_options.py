@@ -132,9 +132,6 @@ def test_options_that_contradict_each_other() -> None:
 
 
 SOMETHING: dict[str, tuple[Any, object]] = {
-    "scheduling_strategy": (TaskOptions, "SPREAD"),
-    "label_selector": (TaskOptions, {"zone": "a"}),
-    "fallback_strategy": (TaskOptions, [{"label_selector": {}}]),
     "runtime_env": (TaskOptions, {"env_vars": {"A": "b"}}),
     "max_calls": (TaskOptions, 1),
     "enable_task_events": (TaskOptions, False),
@@ -156,7 +153,7 @@ def test_what_does_not_exist_yet_is_refused_not_ignored(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "keywords"),
     [
-        (TaskOptions, {"retry_exceptions": False, "resources": {}, "scheduling_strategy": "DEFAULT"}),
+        (TaskOptions, {"retry_exceptions": False, "resources": {}, "label_selector": {}, "fallback_strategy": []}),
         (TaskOptions, {"enable_task_events": True, "max_calls": 0}),
         (ActorOptions, {"max_restarts": 0, "lifetime": "non_detached", "allow_out_of_order_execution": False}),
     ],

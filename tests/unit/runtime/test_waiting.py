@@ -26,6 +26,7 @@ class FakeRuntime:
     namespace = "test"
     address = "inproc://"
     node_pid = 17
+    node_id = "0123456789abcdef"
     closing = False
 
     def __init__(self) -> None:
