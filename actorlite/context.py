@@ -61,6 +61,20 @@ class ActorLink(Protocol):
         """`call` that waits for room instead of raising `PendingCallsLimitExceeded`."""
 
 
+class NodeLink(Protocol):
+    """The node that a process belongs to."""
+
+    @property
+    def id(self) -> str: ...
+
+    def new_id(self) -> str:
+        """For something that this process makes."""
+        ...
+
+    async def ask(self, body: Any) -> Any:
+        """What the node, or the one that leads the cluster, answers to a message of `wire`. On the runtime's loop."""
+
+
 class Runtime(Protocol):
     """What every process of a session has: it owns references and submits work."""
 
@@ -78,9 +92,6 @@ class Runtime(Protocol):
 
     @property
     def node_pid(self) -> int: ...
-
-    @property
-    def node_id(self) -> str: ...
 
     @property
     def address(self) -> str:
@@ -101,13 +112,8 @@ class Runtime(Protocol):
         """Whether the calling thread is the one that runs this runtime's loop."""
         ...
 
-    # placement groups
-    def new_id(self) -> str:
-        """For something that this process makes."""
-        ...
-
-    async def ask_node(self, body: Any) -> Any:
-        """What its node, or the one that leads the cluster, answers to a message of `wire`."""
+    @property
+    def node(self) -> NodeLink: ...
 
     # objects
     async def list_objects(self) -> Any:

@@ -58,7 +58,7 @@ class RuntimeContext:
     @property
     def node_id(self) -> str:
         """The id of the node that this process belongs to, for `NodeAffinityStrategy`."""
-        return self._runtime.node_id
+        return self._runtime.node.id
 
     @property
     def current_actor(self) -> Any:

@@ -114,7 +114,7 @@ class PlacementGroup:
             return self
         try:
             async with asyncio.timeout(timeout):
-                await runtime.ask_node(AwaitGroup(self.id))
+                await _ask(runtime, AwaitGroup(self.id))
         except TimeoutError as error:
             if isinstance(error, ActorliteError):
                 raise
@@ -174,14 +174,14 @@ async def placement_group(
     request = group_request(bundles, strategy, name, lifetime, bundle_label_selector)
     runtime = find_runtime()
     shape = GroupShape(
-        runtime.new_id(),
+        runtime.node.new_id(),
         tuple([size.pairs for size in request.sizes]),
         request.strategy,
         request.name,
         runtime.namespace,
         request.selectors,
     )
-    asking = asyncio.ensure_future(runtime.ask_node(CreateGroup(shape, request.lifetime == "detached")))
+    asking = asyncio.ensure_future(_ask(runtime, CreateGroup(shape, request.lifetime == "detached")))
     try:
         info = await asyncio.shield(asking)
     except asyncio.CancelledError:
@@ -236,15 +236,23 @@ def current_placement_group() -> PlacementGroup | None:
     return None if inside is None else PlacementGroup(inside.shape)
 
 
+async def _ask(runtime: Runtime, body: Any) -> Any:
+    """On the runtime's loop, whichever loop this is."""
+    work = runtime.node.ask(body)
+    if asyncio.get_running_loop() is runtime.loop:
+        return await work
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, runtime.loop))
+
+
 async def _described(runtime: Runtime, wanted: DescribeGroups) -> Sequence[GroupInfo]:
-    found = await runtime.ask_node(wanted)
+    found = await _ask(runtime, wanted)
     if not isinstance(found, Groups):
         raise ActorliteError(f"the node answered {found!r}")
     return found.groups
 
 
 async def _remove(runtime: Runtime, group: str) -> None:
-    await runtime.ask_node(RemoveGroup(group))
+    await _ask(runtime, RemoveGroup(group))
 
 
 def _check_timeout(timeout: float | None) -> None:

@@ -115,7 +115,7 @@ class GroupKeeper:
 
     def done(self, refusal: str = "") -> BundlesDone:
         """The answer to a leading node that is another one."""
-        self._members.said_to_one()
+        self._members.load_changed(told_one=True)
         return BundlesDone(load_of(self.view()), refusal)
 
 
@@ -169,7 +169,8 @@ class Coordinator:
         while True:
             record = self._records.get(group)
             if record is None:
-                raise PlacementGroupRemoved(self._why_not_there(group))
+                why = "was removed" if group in self._removed else "is not known any more"
+                raise PlacementGroupRemoved(f"placement group {group} {why}")
             if self._book.groups[group].state is GroupState.CREATED:
                 return self.info(group)
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -263,12 +264,6 @@ class Coordinator:
     def _watch(self) -> None:
         """Hear of changes here only while that could help somebody."""
         self._members.on_own_change = self.looked if self._book.anybody_waits else None
-
-    def _why_not_there(self, group: str) -> str:
-        known = group in self._removed
-        return (
-            f"placement group {group} was removed" if known else f"placement group {group} is not known: it has ended"
-        )
 
     def _perform(self, commands: list[Command]) -> None:
         """What nodes answer leads to more commands: all are done in order, without recursion."""

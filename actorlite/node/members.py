@@ -152,17 +152,15 @@ class Members:
         except ActorliteError as error:
             return peer, error
 
-    def load_changed(self) -> None:
-        """Tell the others, soon."""
+    def load_changed(self, *, told_one: bool = False) -> None:
+        """Tell the others, soon. `told_one`: one of them knows more than all were told last."""
+        if told_one:
+            self._said = None
         if self.on_own_change is not None:
             self._loop.call_soon(self.on_own_change)
             self.on_own_change = None
         if self.views and self._saying is None:
             self._saying = self._loop.call_later(SAY_LOAD_S, self._say_load)
-
-    def said_to_one(self) -> None:
-        """One of the others was told the load by itself: the next news are for all, whatever they knew before."""
-        self._said = None
 
     def process_ended(self, process: ProcessId) -> None:
         self.ended[process] = None

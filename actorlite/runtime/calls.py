@@ -34,7 +34,6 @@ from actorlite.runtime.stored import copy_of, is_large, place_arguments, store_a
 from actorlite.store.client import Holding
 from actorlite.transport import Buffer
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.groups import InGroup
 from actorlite.wire.messages import (
     CANCELLED,
     EXPIRED,
@@ -447,21 +446,19 @@ def make_envelope(
     num_returns: int,
     name: str,
     request: ResourceSet = ONE_CPU,
-    inside: InGroup | None = None,
 ) -> Envelope | None:
     """What must go with a call; None for the plain case."""
     trace = current_trace.get()
     variables = travelling() if registered or scope is not None else ()
-    plain = timeout is None and num_returns == 1 and not name and request is ONE_CPU and inside is None
+    plain = timeout is None and num_returns == 1 and not name and request is ONE_CPU
     if plain and scope is None and not trace and not structured and not variables:
         return None
     chain: tuple[Hop, ...] = ()
     parent = None if scope is None else scope.task_id
     if scope is not None and parent is not None and structured:
         chain = (*scope.chain, Hop(scope.actor_id or "", parent, scope.function_name))[-MAX_CHAIN:]
-    units, more = request.cpus, request.more
     return Envelope(
-        0, timeout, parent, chain, structured, trace, name, num_returns, units, variables, more=more, inside=inside
+        0, timeout, parent, chain, structured, trace, name, num_returns, request.cpus, variables, more=request.more
     )
 
 

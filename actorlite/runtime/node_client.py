@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome, TaskUnschedulableError
-from actorlite.ids import ProcessId
+from actorlite.ids import ProcessId, object_id
 from actorlite.resources import CPU, NOTHING, ONE_CPU, Pairs, ResourceSet, from_units
 from actorlite.rpc.peer import Peer
 from actorlite.state.unplaced import still_waiting
@@ -132,6 +132,14 @@ class NodeClient:
 
     def blocked(self, blocked: bool) -> None:
         self.peer.tell(encode(Blocked(blocked)))
+
+    @property
+    def id(self) -> str:
+        return self.peer.identity.process
+
+    def new_id(self) -> str:
+        """For something that this process makes."""
+        return object_id(self._hub.identity.process, next(self._hub.numbers))
 
     async def ask(self, body: Any) -> Any:
         """What it answers, or the node that leads. Raises what that answers, `ControlUnavailable`, `NodeDiedError`."""

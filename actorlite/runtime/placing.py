@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from msgspec import structs
+
 from actorlite.context import CallScope
 from actorlite.ids import ProcessId
 from actorlite.options import ActorOptions, TaskOptions
 from actorlite.resources import ResourceSet
+from actorlite.runtime.node_client import PLAIN, Want
 from actorlite.strategies import ANYWHERE, PlacementGroupStrategy, Where, check_fit
 from actorlite.wire.groups import GroupShape, InGroup, Place
+from actorlite.wire.messages import Envelope
 
 Placed = tuple[Place | None, InGroup | None]
 """What is asked of the node, and the placement group that the work is in."""
@@ -31,6 +35,20 @@ def placed(options: TaskOptions | ActorOptions, needs: ResourceSet, scope: CallS
         group: GroupShape = strategy.placement_group.shape
         return _place(where), InGroup(group, where.captures)
     return _place(where), None
+
+
+def wanted(options: TaskOptions, scope: CallScope | None, name: str) -> tuple[Want, InGroup | None]:
+    """What a worker for a task is asked for with, and the placement group that the task is in."""
+    request = options.request
+    place, inside = placed(options, request, scope, name)
+    if options.is_plain and place is None:
+        return PLAIN, None
+    return Want(request, request, options.schedule_timeout, place), inside
+
+
+def within(envelope: Envelope | None, inside: InGroup | None) -> Envelope | None:
+    """What goes with a call, when the call is in a placement group."""
+    return envelope if inside is None else structs.replace(envelope or Envelope(), inside=inside)
 
 
 @lru_cache(maxsize=1000)

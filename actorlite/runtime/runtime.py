@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from actorlite.definitions import ActorDefinition, FunctionDefinition
 from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, SessionClosedError
-from actorlite.ids import ActorId, ProcessId, object_id
+from actorlite.ids import ActorId, ProcessId
 from actorlite.options import ActorOptions, TaskOptions
 from actorlite.refs import ELSEWHERE, Failure, NotHere, ObjectRef
 from actorlite.rpc.hub import Hub
@@ -172,10 +172,6 @@ class ProcessRuntime:
     def node_pid(self) -> int:
         return self.node.info.pid
 
-    @property
-    def node_id(self) -> str:
-        return self.node.peer.identity.process
-
     async def why_node_gone(self, otherwise: str) -> str:
         return await self.node.why_gone(otherwise)
 
@@ -226,14 +222,6 @@ class ProcessRuntime:
     def _abandon(self, ref: ObjectRef[Any]) -> None:
         if ref._call is not None:
             ref._call.abandon()
-
-    # --- placement groups
-
-    def new_id(self) -> str:
-        return object_id(self.process, next(self.hub.numbers))
-
-    async def ask_node(self, body: Any) -> Any:
-        return await self.on_own_loop(self.node.ask(body))
 
     # --- actors
 

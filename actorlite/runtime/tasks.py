@@ -43,7 +43,7 @@ from actorlite.runtime.calls import (
 from actorlite.runtime.lineage import Origin, Recipe, origin_of_result
 from actorlite.runtime.node_client import NOWHERE, PLAIN, Want
 from actorlite.runtime.patience import Patience
-from actorlite.runtime.placing import placed
+from actorlite.runtime.placing import wanted, within
 from actorlite.runtime.room import RoomQuota, open_wide, size_of
 from actorlite.runtime.streams import OwnStream
 from actorlite.runtime.submission import SPECIAL, Submitter, origin_of
@@ -515,21 +515,18 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
         runtime.check_open()
         blob = runtime.code.blob_of(what)
         encoded, dependencies = encode_arguments(args, kwargs, runtime, options.name or what.name)
-        request = options.request
         scope = current_call.get()
-        place, inside = placed(options, request, scope, options.name or what.name)
-        plain = options.is_plain and place is None
-        want = PLAIN if plain else Want(request, request, options.schedule_timeout, place)
+        want, inside = wanted(options, scope, options.name or what.name)
         envelope = make_envelope(
             scope,
             structured=structured,
             timeout=time_left(options.timeout, runtime.loop.time()) if structured else options.timeout,
             num_returns=options.num_returns,
             name=options.name or "",
-            request=request,
-            inside=inside,
+            request=want.needs,
         )
         number, result, where = find_sink(runtime, sink, options.num_returns)
+        envelope = within(envelope, inside)
         call = TaskOut(runtime, number, options.name or what.name, where, encoded, dependencies, envelope)
         call.set_out(blob, options, self._group(want))
         call.size = size_of(encoded)

@@ -26,7 +26,6 @@ class FakeRuntime:
     namespace = "test"
     address = "inproc://"
     node_pid = 17
-    node_id = "0123456789abcdef"
     closing = False
 
     def __init__(self) -> None:
