@@ -208,7 +208,8 @@ class LeaseDesk:
         for ticket in message.tickets:
             self._redirects.withdraw(peer, ticket)
             self.hopes.withdraw(peer, ticket)
-            self.inside.withdraw(peer, ticket)
+            if self.inside.withdraw(peer, ticket):
+                continue
             number = self._tickets.get((peer, ticket))
             granted = self.tables.withdraw(number) if number is not None else None
             if number is not None and granted is not None:

@@ -54,10 +54,13 @@ class InGroups:
         finally:
             self._asking.pop(key, None)
 
-    def withdraw(self, peer: Peer, ticket: int) -> None:
+    def withdraw(self, peer: Peer, ticket: int) -> bool:
+        """Whether it was one of these; then what it asked for is given up."""
         task = self._asking.pop((peer, ticket), None)
-        if task is not None:
-            task.cancel()
+        if task is None:
+            return False
+        task.cancel()
+        return True
 
     async def _find(self, peer: Peer, body: LeaseWorker) -> Lease | None:
         place = body.place

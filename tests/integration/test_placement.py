@@ -88,6 +88,18 @@ async def test_a_group_is_made_used_and_removed(three: Cluster, eventually: Any)
         await al.get_placement_group("pair")
 
 
+async def test_many_short_tasks_in_a_group(three: Cluster) -> None:
+    """More leases are asked for than are needed in the end: those requests are withdrawn."""
+    for strategy in ("STRICT_PACK", "SPREAD"):
+        group = await al.placement_group([{"CPU": 1}] * 2, strategy=strategy)
+        inside = al.PlacementGroupStrategy(group)
+        for _ in range(5):
+            nodes = await al.get([where.options(scheduling_strategy=inside).remote() for _ in range(50)], timeout=20)
+            assert set(nodes) <= set((await group.state()).nodes)
+        await al.remove_placement_group(group)
+    assert free(three) == [2.0, 2.0, 2.0]
+
+
 async def test_a_pending_group_says_why_and_waits_in_time(three: Cluster) -> None:
     first = await al.placement_group([{"CPU": 2}] * 3, strategy="STRICT_SPREAD")
     assert await first.wait(10)
