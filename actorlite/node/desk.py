@@ -16,6 +16,7 @@ from actorlite.node.guests import Guests
 from actorlite.node.hopes import Hopes
 from actorlite.node.inside import InGroups
 from actorlite.node.members import Members
+from actorlite.node.moving import unless_elsewhere
 from actorlite.node.records import Job, Setting, WorkerRecord
 from actorlite.node.redirects import NodeLost, Redirects
 from actorlite.node.returns import Returns
@@ -84,17 +85,30 @@ class LeaseDesk:
         if body.place is not None and body.place.group and body.job is None:
             return await self.inside.lease(peer, body)
         needs = ResourceSet({CPU: body.needs, **dict(body.more)})
-        while (node := self._choose(body, needs)) != self._hub.identity.process:
-            if node is not None:
-                try:
-                    return await self._redirects.lease(peer, body, job, node)
-                except NodeLost:
-                    continue  # another one, which may be this one
-            if not body.waits:
-                raise TaskUnschedulableError(_too_much(self._members, body, needs))
-            if not await self.hopes.wait(peer, body.ticket, needs):
-                return None
-        return await self._lease_here(peer, body, job)
+        here, wish = self._hub.identity.process, _wish(body.place, needs)
+        while True:
+            node = self._choose(body, needs)
+            if node is None:
+                if not body.waits:
+                    raise TaskUnschedulableError(_too_much(self._members, body, needs))
+                if not await self.hopes.wait(peer, body.ticket, needs):
+                    return None
+                continue
+            asking = self._redirects.lease(peer, body, job, node) if node != here else self._lease_here(peer, body, job)
+            stays = body.job is not None or body.purpose == "shared" or not self._members.views
+            if stays or (node == here and self.table.free_now().fits(needs)):
+                return await asking
+            try:
+                return await unless_elsewhere(asking, partial(self._better, (peer, body.ticket), wish, node))
+            except NodeLost:
+                continue  # another one, which may be this one
+
+    def _better(self, ticket: tuple[Peer, int], wish: Wish, node: ProcessId) -> bool:
+        """Whether a request that waits on that node had better go elsewhere. What has its lease here only waits for a
+        worker to start; of another node that is not known."""
+        waits = node != self._hub.identity.process or ticket in self._tickets
+        self._members.index.put(self._members.here())
+        return waits and self._members.index.has_room(wish, node)
 
     async def _ask_node(self, peer: Peer, body: LeaseWorker, node: ProcessId) -> Lease | None:
         """For a bundle there. Raises `NodeLost`, `BundleMoved`."""

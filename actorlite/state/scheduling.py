@@ -133,6 +133,15 @@ class NodeIndex:
                     return found
         return None
 
+    def has_room(self, wish: Wish, besides: ProcessId) -> bool:
+        """Whether a request that waits on one node would find room on another one now."""
+        if wish.affinity is not None and not wish.affinity.soft:
+            return False
+        view = self.views.get(besides)
+        if view is not None and view.free.fits(wish.needs) and _matches_one(wish.selectors, view):
+            return False  # it is about to have it
+        return any(self._best(wish, selector, NOWHERE, ready=True) is not None for selector in wish.selectors)
+
     def _best(self, wish: Wish, selector: LabelSelector, near: ProcessId, ready: bool) -> ProcessId | None:
         view = self.views.get(near) if near else None
         if view is not None and not wish.spread and selector.matches(view.labels):
