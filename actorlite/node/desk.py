@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -99,16 +99,11 @@ class LeaseDesk:
             if stays or (node == here and self.table.free_now().fits(needs)):
                 return await asking
             try:
-                return await unless_elsewhere(asking, partial(self._better, (peer, body.ticket), wish, node))
+                return await unless_elsewhere(
+                    asking, partial(_better, self._members, self._tickets, (peer, body.ticket), wish, node)
+                )
             except NodeLost:
                 continue  # another one, which may be this one
-
-    def _better(self, ticket: tuple[Peer, int], wish: Wish, node: ProcessId) -> bool:
-        """Whether a request that waits on that node had better go elsewhere. What has its lease here only waits for a
-        worker to start; of another node that is not known."""
-        waits = node != self._hub.identity.process or ticket in self._tickets
-        self._members.index.put(self._members.here())
-        return waits and self._members.index.has_room(wish, node)
 
     async def _ask_node(self, peer: Peer, body: LeaseWorker, node: ProcessId) -> Lease | None:
         """For a bundle there. Raises `NodeLost`, `BundleMoved`."""
@@ -294,6 +289,16 @@ class LeaseDesk:
 
     def __repr__(self) -> str:
         return f"<LeaseDesk {self.table!r} workers={len(self._workers_of)}>"
+
+
+def _better(
+    members: Members, waiting: Container[tuple[Peer, int]], ticket: tuple[Peer, int], wish: Wish, node: ProcessId
+) -> bool:
+    """Whether a request that waits on a node had better go elsewhere. What has its lease here only waits for a worker;
+    of another node that is not known."""
+    here = members.here()
+    members.index.put(here)
+    return (node != here.node or ticket in waiting) and members.index.has_room(wish, node)
 
 
 def _end_shared(workers: WorkerPool, task: asyncio.Task[WorkerRecord]) -> None:

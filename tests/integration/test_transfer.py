@@ -594,5 +594,5 @@ async def test_a_result_for_a_caller_on_another_node_that_connects_anew(mib: flo
         caller = CallerElsewhere.options(num_cpus=1).remote()
         slow = Slow.options(num_cpus=1, max_task_retries=3).remote()
         await al.ready(slow)
-        assert not any(each.node.table.free_now() for each in two.nodes)
+        assert not any(each.node.table.free["CPU"] for each in two.nodes)
         assert await caller.call(slow, gate, mib)
