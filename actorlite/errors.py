@@ -157,11 +157,13 @@ class WorkerCrashedError(ActorliteError):
 
 
 class TaskUnschedulableError(ActorliteError):
-    """No node can ever satisfy the task's resource request; the text names the shortfall."""
+    """No node can ever satisfy the task's resource request, or none did within its `schedule_timeout`; the text names the
+    shortfall."""
 
 
 class ActorUnschedulableError(ActorliteError):
-    """No node can ever satisfy the actor's resource request; the text names the shortfall."""
+    """No node can ever satisfy the actor's resource request, or none did within its `schedule_timeout`; the text names the
+    shortfall."""
 
 
 class ActorError(ActorliteError):
