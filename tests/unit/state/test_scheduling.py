@@ -1,66 +1,45 @@
 from __future__ import annotations
 
-import pytest
-
 from actorlite.ids import ProcessId
-from actorlite.state.scheduling import CROWDED, NodeView, choose
+from actorlite.resources import ResourceSet
+from actorlite.state.scheduling import NodeView, choose
 
 NOWHERE = ProcessId("")
 
 
-def view(name: str, total: int, free: int) -> NodeView:
-    return NodeView(ProcessId(name), total, free)
+def some(cpus: float, **others: float) -> ResourceSet:
+    return ResourceSet.from_floats({"CPU": cpus, **others})
 
 
-@pytest.mark.parametrize(
-    ("total", "free", "use"),
-    [(10, 10, 0), (10, 6, 0), (10, 5, CROWDED), (10, 1, 0.9), (10, 0, 1), (0, 0, 0), (1, 0, 1)],
-)
-def test_below_half_a_node_counts_as_empty(total: int, free: int, use: float):
-    assert view("a", total, free).use == pytest.approx(use)
+def node(name: str, total: ResourceSet, free: ResourceSet | None = None) -> NodeView:
+    return NodeView(ProcessId(name), total, total if free is None else free)
 
 
-@pytest.mark.parametrize(
-    ("needs", "near", "here", "others", "chosen"),
-    [
-        pytest.param(1, "", (4, 4), {}, "here", id="alone"),
-        pytest.param(1, "", (4, 0), {}, "here", id="alone and busy: it waits"),
-        pytest.param(5, "", (4, 4), {}, None, id="alone and too small"),
-        # Near.
-        pytest.param(1, "b", (4, 4), {"a": (4, 4), "b": (4, 1)}, "b", id="near, though it is the fullest"),
-        pytest.param(1, "here", (4, 1), {"a": (4, 4)}, "here", id="near is here, though it is crowded"),
-        pytest.param(2, "b", (4, 4), {"b": (4, 1)}, "here", id="near has no room now: not waited for"),
-        pytest.param(2, "b", (4, 0), {"a": (4, 3), "b": (4, 1)}, "a", id="near has no room, nor has here"),
-        pytest.param(2, "b", (4, 1), {"b": (4, 1)}, "b", id="nobody has room: near is waited for"),
-        pytest.param(5, "b", (4, 4), {"a": (8, 0), "b": (4, 4)}, "a", id="near is too small"),
-        pytest.param(1, "gone", (4, 4), {"a": (4, 4)}, "here", id="near is not known"),
-        # Packed below half, spread above.
-        pytest.param(1, "", (4, 3), {"a": (4, 4)}, "here", id="here below half, though another is empty"),
-        pytest.param(1, "", (10, 6), {"a": (10, 10)}, "here", id="here just below half"),
-        pytest.param(1, "", (10, 5), {"a": (10, 6)}, "a", id="here at half"),
-        pytest.param(1, "", (10, 5), {"a": (10, 4)}, "here", id="all crowded: the least used, which is here"),
-        pytest.param(1, "", (10, 3), {"a": (10, 4), "b": (10, 5)}, "b", id="all crowded: the least used"),
-        pytest.param(1, "", (10, 4), {"a": (100, 39)}, "here", id="use is relative to what a node has"),
-        # Ties.
-        pytest.param(1, "", (4, 1), {"a": (4, 1)}, "here", id="equally crowded: here"),
-        pytest.param(1, "", (4, 0), {"b": (4, 4), "a": (4, 3)}, "a", id="equally empty: by name"),
-        pytest.param(1, "", (4, 0), {"b": (4, 1), "a": (4, 1)}, "a", id="equally crowded others: by name"),
-        # Nobody free.
-        pytest.param(2, "", (4, 1), {"a": (4, 1)}, "here", id="nobody has room: it waits here"),
-        pytest.param(4, "", (2, 2), {"a": (4, 1), "b": (8, 3)}, "b", id="here never: the largest is waited for"),
-        pytest.param(4, "", (2, 2), {"a": (4, 1), "b": (4, 3)}, "b", id="equally large: by name"),
-        # Nobody able.
-        pytest.param(9, "a", (4, 4), {"a": (8, 8)}, None, id="nobody is large enough"),
-        pytest.param(1, "", (0, 0), {}, None, id="nobody has anything"),
-        # Zero.
-        pytest.param(0, "", (0, 0), {"a": (4, 4)}, "here", id="nothing is needed: here, which has none"),
-        pytest.param(0, "", (4, 0), {"a": (4, 4)}, "a", id="nothing is needed, and here is crowded"),
-        pytest.param(0, "a", (4, 4), {"a": (4, 0)}, "a", id="nothing is needed, near a full one"),
-    ],
-)
-def test_the_node_for_a_request(
-    needs: int, near: str, here: tuple[int, int], others: dict[str, tuple[int, int]], chosen: str | None
-):
-    views = [view(name, *room) for name, room in others.items()]
-    for order in (views, views[::-1]):
-        assert choose(needs, ProcessId(near), view("here", *here), order) == chosen
+HERE = node("here", some(4))
+
+
+def test_this_node_first_while_it_has_room() -> None:
+    assert choose(some(1), NOWHERE, HERE, [node("b", some(8))]) == "here"
+    busy = node("here", some(4), some(0.5))
+    assert choose(some(1), NOWHERE, busy, [node("b", some(8))]) == "b"
+    assert choose(some(1), NOWHERE, busy, [node("b", some(8), some(0))]) == "here", "nobody has room: it waits here"
+
+
+def test_the_node_of_the_arguments_before_it() -> None:
+    others = [node("b", some(8), some(4)), node("c", some(8))]
+    assert choose(some(1), ProcessId("b"), HERE, others) == "b"
+    assert choose(some(6), ProcessId("b"), HERE, others) == "c", "b has no room now"
+
+
+def test_only_nodes_that_have_all_of_it() -> None:
+    others = [node("b", some(8)), node("c", some(1, GPU=1)), node("d", some(1, GPU=2, x=1))]
+    assert choose(some(1, GPU=1, x=1), NOWHERE, HERE, others) == "d"
+    assert choose(some(2, GPU=1), NOWHERE, HERE, others) is None
+    full = [node("c", some(1, GPU=1), some(1)), node("d", some(1, GPU=1), some(0))]
+    assert choose(some(1, GPU=1), NOWHERE, HERE, full) == "d", "none has room: it waits at the largest"
+
+
+def test_crowded_nodes_are_avoided() -> None:
+    here = node("here", some(4), some(1))
+    assert here.use == 0.75 and node("b", some(4), some(3)).use == 0.0 and node("c", some(0)).use == 0.0
+    assert choose(some(1), NOWHERE, here, [node("b", some(4), some(3))]) == "b"
