@@ -18,7 +18,7 @@ from rich.table import Table
 
 from actorlite import shared_node
 from actorlite.errors import ActorliteError
-from actorlite.resources import CPU, MIN_STORE_BYTES, NodeResources, check_node
+from actorlite.resources import CPU, MEMORY, MIN_STORE_BYTES, NodeResources, check_node
 
 T = TypeVar("T")
 WIDTH_WHEN_PIPED = 500
@@ -103,7 +103,8 @@ def status(address: str | None) -> None:
     click.echo(f"CPU      {found['num_cpus'] - found['free_cpus']:g} of {found['num_cpus']:g} leased")
     for name, total in found["resources"].items():
         if name != CPU:
-            click.echo(f"{name:8} {total - found['free'].get(name, 0):g} of {total:g} leased")
+            part, unit = (2**30, " GiB") if name == MEMORY else (1, "")
+            click.echo(f"{name:8} {(total - found['free'][name]) / part:g} of {total / part:.4g}{unit} leased")
     if found["labels"]:
         click.echo(f"labels   {', '.join(f'{name}={value}' for name, value in found['labels'].items())}")
     click.echo(f"waiting  {found['waiting']} lease requests")

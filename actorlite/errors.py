@@ -157,11 +157,11 @@ class WorkerCrashedError(ActorliteError):
 
 
 class TaskUnschedulableError(ActorliteError):
-    """No node can ever satisfy the task's resource request; the text names the shortfall."""
+    """No node has what the task needs, or none had it within its `schedule_timeout`; the text says what is missing."""
 
 
 class ActorUnschedulableError(ActorliteError):
-    """No node can ever satisfy the actor's resource request; the text names the shortfall."""
+    """No node has what the actor needs, or none had it within its `schedule_timeout`; the text says what is missing."""
 
 
 class PlacementGroupError(ActorliteError):

@@ -48,7 +48,8 @@ class Places(Generic[W]):
             return await future
         except asyncio.CancelledError:
             if future.cancelled() or not future.done():
-                self._waiting.remove((kind, future))
+                if (kind, future) in self._waiting:  # else it was found to be given up
+                    self._waiting.remove((kind, future))
             elif (worker := future.result()) is not None:
                 self._give_back(worker)
             else:

@@ -161,7 +161,7 @@ class NodeClient:
             {
                 "node": node,
                 "resources": (room := _room(load))[0].to_floats(),
-                "free": room[1].to_floats(),
+                "free": {name: from_units(room[1].units_of(name)) for name, _ in room[0].items()},
                 "labels": dict(load.labels),
             }
             for node, load in status.nodes
