@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 not possible (already running, not running, did not start)
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 from collections.abc import Coroutine
@@ -17,10 +18,24 @@ from rich.table import Table
 
 from actorlite import shared_node
 from actorlite.errors import ActorliteError
-from actorlite.resources import MIN_STORE_BYTES
+from actorlite.resources import CPU, MEMORY, MIN_STORE_BYTES, NodeResources, check_node
 
 T = TypeVar("T")
 WIDTH_WHEN_PIPED = 500
+
+
+class JsonObject(click.ParamType):  # type: ignore[type-arg]
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        try:
+            found = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        if not isinstance(found, dict):
+            self.fail(f"{value!r} is not a JSON object: write {{...}}", param, ctx)
+        return found
+
 
 address_option = click.option(
     "--address",
@@ -38,6 +53,11 @@ def commands() -> None:
 @commands.command()
 @address_option
 @click.option("--num-cpus", type=click.FloatRange(min=0), help="What tasks and actors may use. Default: all there are.")
+@click.option("--num-gpus", type=click.IntRange(min=0), help="Default: those that are found and visible.")
+@click.option("--memory", type=click.IntRange(min=0), help="Bytes for tasks and actors that ask for some.")
+@click.option("--resources", type=JsonObject(), metavar="JSON", help="Your own resources, such as '{\"disk\": 2}'.")
+@click.option("--labels", type=JsonObject(), metavar="JSON", help='What the node is like, such as \'{"zone": "a"}\'.')
+@click.option("--max-workers", type=click.IntRange(min=1), help="Worker processes at a time. Default: no limit.")
 @click.option("--preload", multiple=True, metavar="MODULE", help="Import it once, for all workers. May be repeated.")
 @click.option("--object-store-memory", type=click.IntRange(min=MIN_STORE_BYTES), help="Bytes for large values.")
 @click.option(
@@ -46,15 +66,15 @@ def commands() -> None:
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C; the node ends with this command.")
 def start(
     address: str | None,
-    num_cpus: float | None,
     preload: tuple[str, ...],
     object_store_memory: int | None,
     object_spilling_directory: str | None,
     foreground: bool,
+    **told: Any,
 ) -> None:
     """Start a node daemon, which then runs until `actorlite stop`."""
     place = _place(address)
-    wanted = shared_node.Wanted(num_cpus, preload, object_store_memory, object_spilling_directory)
+    wanted = shared_node.Wanted(_resources(told), preload, object_store_memory, object_spilling_directory)
     if foreground:
         reason = _run(_until_stopped(place, wanted))
         click.echo(f"node at {place.address} ended: {reason}")
@@ -81,7 +101,16 @@ def status(address: str | None) -> None:
     found = _run(shared_node.status(_place(address)))
     click.echo(f"node     pid {found['pid']}, address {found['address']}")
     click.echo(f"CPU      {found['num_cpus'] - found['free_cpus']:g} of {found['num_cpus']:g} leased")
+    for name, total in found["resources"].items():
+        if name != CPU:
+            part, unit = (2**30, " GiB") if name == MEMORY else (1, "")
+            click.echo(f"{name:8} {(total - found['free'][name]) / part:g} of {total / part:.4g}{unit} leased")
+    if found["labels"]:
+        click.echo(f"labels   {', '.join(f'{name}={value}' for name, value in found['labels'].items())}")
     click.echo(f"waiting  {found['waiting']} lease requests")
+    for each in found["demand"]:
+        what = ", ".join(f"{name}: {quantity:g}" for name, quantity in each["resources"].items())
+        click.echo(f"         {each['count']} x {what or 'nothing'}{'' if each['feasible'] else ', which no node has'}")
     click.echo(f"jobs     {', '.join(found['jobs']) or 'none'}")
     for each in found["detached"]:
         click.echo(f"detached {each['name']} in namespace {each['namespace']}, {each['state']}")
@@ -105,6 +134,15 @@ async def _until_stopped(place: shared_node.Place, wanted: shared_node.Wanted) -
     async with shared_node.running(place, wanted) as node:
         click.echo(f"node runs: pid {node.pid}, address {node.address}; Ctrl-C ends it")
         return await node.ended_or(asked)
+
+
+def _resources(told: dict[str, Any]) -> NodeResources:
+    node = NodeResources(**{name: value for name, value in told.items() if value is not None})
+    try:
+        check_node(node)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    return node
 
 
 def _place(address: str | None) -> shared_node.Place:

@@ -88,6 +88,20 @@ class ActorNames(Protocol):
         ...
 
 
+class NodeLink(Protocol):
+    """The node that a process belongs to."""
+
+    @property
+    def id(self) -> str: ...
+
+    def new_id(self) -> str:
+        """For something that this process makes."""
+        ...
+
+    async def ask(self, body: Any) -> Any:
+        """What the node, or the one that leads the cluster, answers to a message of `wire`. On the runtime's loop."""
+
+
 class Runtime(Protocol):
     """What every process of a session has: it owns references and submits work."""
 
@@ -124,6 +138,9 @@ class Runtime(Protocol):
     def in_loop(self) -> bool:
         """Whether the calling thread is the one that runs this runtime's loop."""
         ...
+
+    @property
+    def node(self) -> NodeLink: ...
 
     # objects
     async def list_objects(self) -> Any:
@@ -223,6 +240,16 @@ class CallScope(Protocol):
         """Whether the call was asked to stop."""
         ...
 
+    @property
+    def inside(self) -> Any:
+        """The placement group that it runs in, as it travels: an `InGroup`, or None."""
+        ...
+
+    @property
+    def captures(self) -> bool:
+        """Whether what it starts runs in that group, too."""
+        ...
+
     def exit_actor(self) -> bool:
         """The actor takes no more calls and ends after those that run; False in a task. From any thread."""
         ...
@@ -259,6 +286,8 @@ class CallInfo:
     resources: Mapping[str, float]
     reconstructed: bool = False
     """Whether the actor was made anew after its worker died."""
+    gpus: tuple[str, ...] = ()
+    """The devices that are held for it."""
 
 
 current_call: ContextVar[CallScope | None] = ContextVar("actorlite_call", default=None)

@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from actorlite import proctree
-from actorlite.errors import WorkerStartError
+from actorlite.errors import NodeStartError, WorkerStartError
 from actorlite.host import ExitReport
 from actorlite.loading import load
 from actorlite.node.spawner import ZygoteSpawner
@@ -179,7 +179,7 @@ class _Daemon:
     def _report_end(self, node: asyncio.Task[None], zygote: str, stopped: str) -> None:
         """Tell the starter why it ended: the cause, where a node failed because its zygote had."""
         error = _failure(node)
-        if error is not None and not isinstance(error, WorkerStartError) and not zygote:
+        if error is not None and not isinstance(error, WorkerStartError | NodeStartError) and not zygote:
             if self._ready:
                 traceback.print_exception(error)
             text = "".join(traceback.format_exception(error))

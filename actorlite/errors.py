@@ -157,11 +157,27 @@ class WorkerCrashedError(ActorliteError):
 
 
 class TaskUnschedulableError(ActorliteError):
-    """No node can ever satisfy the task's resource request; the text names the shortfall."""
+    """No node has what the task needs, or none had it within its `schedule_timeout`; the text says what is missing."""
 
 
 class ActorUnschedulableError(ActorliteError):
-    """No node can ever satisfy the actor's resource request; the text names the shortfall."""
+    """No node has what the actor needs, or none had it within its `schedule_timeout`; the text says what is missing."""
+
+
+class PlacementGroupError(ActorliteError):
+    """A placement group could not be made, or what it is needed for cannot be done; the text says why."""
+
+
+class PlacementGroupRemoved(PlacementGroupError):
+    """The placement group was removed, or ended with its creator."""
+
+
+class TaskPlacementGroupRemoved(PlacementGroupRemoved):
+    """The placement group that the task was to run in was removed."""
+
+
+class BundleMoved(PlacementGroupError):
+    """A bundle is not, or not any more, on the node that was asked; nodes tell each other, and look again."""
 
 
 class ActorError(ActorliteError):

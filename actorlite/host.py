@@ -32,6 +32,10 @@ class WorkerSpec:
     cwd: str = ""
     loop: str = "uvloop"
     """`"uvloop"` or `"asyncio"`."""
+    gpus: tuple[str, ...] = ()
+    """The devices that it is to see; empty: those that its node sees."""
+    threads: int = 0
+    """`OMP_NUM_THREADS`; 0 leaves it as it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,11 @@ class RuntimeContext:
         return self._runtime.node_pid
 
     @property
+    def node_id(self) -> str:
+        """The id of the node that this process belongs to, for `NodeAffinityStrategy`."""
+        return self._runtime.node.id
+
+    @property
     def current_actor(self) -> Any:
         """A handle to the actor whose method runs now; it does not keep the actor alive (unless passed on). Raises
         `RuntimeError` outside an actor."""
@@ -123,6 +128,15 @@ class RuntimeContext:
     def get_assigned_resources(self) -> dict[str, float]:
         """What the running task or actor holds; empty on a driver."""
         return {} if self._info is None else dict(self._info.resources)
+
+    def accelerator_ids(self) -> dict[str, list[str]]:
+        """The devices of the running task or actor, as `CUDA_VISIBLE_DEVICES` names them: `{"GPU": ["0"]}`. In a worker
+        process only they are visible; in process everybody sees all, so code has to ask here."""
+        return {"GPU": [] if self._info is None else list(self._info.gpus)}
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """Ray's name of `accelerator_ids`."""
+        return self.accelerator_ids()
 
     def __repr__(self) -> str:
         where = "driver" if self._info is None else f"{self._info.task_name} {self._info.task_id}"

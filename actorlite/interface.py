@@ -24,8 +24,20 @@ from actorlite.api import (
 from actorlite.context import current_trace as traceparent
 from actorlite.deadlines import timeout
 from actorlite.inspection import MemoryInfo, StoredObjectInfo, memory
+from actorlite.mailboxes import Mailbox
 from actorlite.methods import BoundGenerator, BoundMethod, method
-from actorlite.options import Mailbox
+from actorlite.placement import (
+    NodeAffinityStrategy,
+    PlacementGroup,
+    PlacementGroupInfo,
+    PlacementGroupStrategy,
+    SpreadStrategy,
+    current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from actorlite.propagation import propagate
 from actorlite.refs import ObjectRef
 from actorlite.session import Session, init, shutdown
@@ -42,33 +54,43 @@ __all__ = [
     "BoundMethod",
     "Mailbox",
     "MemoryInfo",
+    "NodeAffinityStrategy",
     "ObjectRef",
     "ObjectRefStream",
+    "PlacementGroup",
+    "PlacementGroupInfo",
+    "PlacementGroupStrategy",
     "RemoteFunction",
     "RemoteGenerator",
     "RuntimeContext",
     "Session",
+    "SpreadStrategy",
     "StoredObjectInfo",
     "ValueStream",
     "arg",
     "as_completed",
     "cancel",
+    "current_placement_group",
     "deregister_serializer",
     "describe",
     "errors",
     "exit_actor",
     "get",
     "get_actor",
+    "get_placement_group",
     "init",
     "kill",
     "list_named_actors",
     "memory",
     "method",
+    "placement_group",
+    "placement_group_table",
     "propagate",
     "put",
     "ready",
     "register_serializer",
     "remote",
+    "remove_placement_group",
     "runtime_context",
     "shutdown",
     "sync",

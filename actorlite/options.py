@@ -7,13 +7,51 @@ behaviour is refused, never ignored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar
 
+from actorlite.checks import DEFAULT_GROUP as DEFAULT_GROUP
+from actorlite.checks import (
+    Check,
+    want_anything,
+    want_bool,
+    want_count_from,
+    want_gpus,
+    want_groups,
+    want_mailbox,
+    want_nonempty_text,
+    want_num_returns,
+    want_object_store_memory,
+    want_one_of,
+    want_quantity,
+    want_resources,
+    want_retry_exceptions,
+    want_seconds,
+    want_text,
+)
 from actorlite.loading import nearest
-from actorlite.resources import to_units
+from actorlite.mailboxes import DEFAULT_MAILBOX, Mailbox
+from actorlite.resources import (
+    ONE_CPU,
+    ActorRequest,
+    ResourceSet,
+    actor_request,
+    task_request,
+)
+from actorlite.strategies import (
+    ANYWHERE,
+    KEPT_AS,
+    PlacedOptionsDict,
+    Selector,
+    Strategy,
+    Where,
+    check_fallback,
+    check_light,
+    check_selector,
+    check_strategy,
+    where,
+)
 
 if TYPE_CHECKING:
     from actorlite.context import Runtime
@@ -21,13 +59,6 @@ if TYPE_CHECKING:
 _O = TypeVar("_O", "TaskOptions", "ActorOptions", "MethodOptions")
 
 NOT_YET: Mapping[str, str] = {
-    "num_gpus": "GPU resources",
-    "memory": "memory as a resource",
-    "resources": "custom resources",
-    "accelerator_type": "accelerator types",
-    "scheduling_strategy": "scheduling strategies and placement groups",
-    "label_selector": "label selectors",
-    "fallback_strategy": "fallback strategies",
     "runtime_env": "runtime environments",
     "max_calls": "recycling a worker after a number of calls",
     "enable_task_events": "switching task events off",
@@ -43,8 +74,6 @@ STREAM_WINDOW = 16
 """Items of a stream that may be under way or not yet taken, unless `stream_window` says otherwise."""
 STREAM_WINDOW_BYTES = 2**20
 """Bytes of such items from which on the producer waits, unless `stream_window_bytes` says otherwise."""
-DEFAULT_GROUP = "_default"
-"""The name, as in Ray, of the concurrency group of calls that name none."""
 
 MAX_PENDING_CALLS = 1_000_000
 """Calls that one process may have pending on one actor, and tasks that it may have pending in all, unless it asks for
@@ -53,37 +82,8 @@ another number. A pending call costs its caller about a kilobyte."""
 MAX_PENDING_BYTES = 2**30
 """The same in bytes of arguments. One that is larger by itself goes when nothing else is pending."""
 
-
-WHEN_FULL = ("wait", "raise", "drop-oldest", "shed")
-
-
-@dataclass(frozen=True, slots=True)
-class Mailbox:
-    """How much may wait in an actor's mailbox, and what happens to a call that finds it full.
-
-    `"wait"`: it waits at its caller, in order, under its deadline. `"raise"`: it fails with `MailboxFullError`, not
-    executed. `"drop-oldest"`: the call that has waited longest fails so, and makes room. `"shed"`: as `"raise"`, and
-    a call with a deadline that it cannot meet, by what calls took so far, is refused at once.
-    """
-
-    calls: int = 10_000
-    """Waiting calls of all callers together; one caller has at most so many under way."""
-    bytes: int = 256 * 2**20
-    """Bytes of their messages. A larger message is taken when nothing else waits."""
-    when_full: Literal["wait", "raise", "drop-oldest", "shed"] = "wait"
-
-    def __post_init__(self) -> None:
-        for name in ("calls", "bytes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"Mailbox({name}={value!r}) must be an int, not {type(value).__name__}")
-            if value < 1:
-                raise ValueError(f"Mailbox({name}={value!r}) must be at least 1")
-        if self.when_full not in WHEN_FULL:
-            raise ValueError(f"Mailbox(when_full={self.when_full!r}) must be one of {', '.join(map(repr, WHEN_FULL))}")
-
-
-DEFAULT_MAILBOX = Mailbox()
+DEFAULT_ACTOR = actor_request()
+Quantities = tuple[tuple[str, float], ...]
 
 
 class SessionLike(Protocol):
@@ -93,10 +93,9 @@ class SessionLike(Protocol):
     def runtime(self) -> Runtime: ...
 
 
-class TaskOptionsDict(TypedDict, total=False):
+class TaskOptionsDict(PlacedOptionsDict, total=False):
     """Keywords of `@al.remote(...)` on functions."""
 
-    num_cpus: float | None
     max_retries: int | None
     retry_exceptions: bool | Sequence[type[Exception]] | None
     name: str | None
@@ -111,10 +110,9 @@ class TaskCallOptionsDict(TaskOptionsDict, total=False):
     session: SessionLike | None
 
 
-class ActorOptionsDict(TypedDict, total=False):
+class ActorOptionsDict(PlacedOptionsDict, total=False):
     """Class keywords of an `al.Actor`, and keywords of `@al.remote(...)` on classes."""
 
-    num_cpus: float | None
     max_concurrency: int | None
     concurrency_groups: dict[str, int] | None
     """Decorator and class keyword only: in `.options()` a `ValueError`."""
@@ -173,11 +171,35 @@ class TaskOptions:
     """For generators: bytes of such items from which on the producer waits; None is `STREAM_WINDOW_BYTES`."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
     """Exceptions of the function after which it runs again: all, or those of these classes."""
+    num_gpus: float | None = None
+    """A share of one device, or whole devices."""
+    memory: float | None = None
+    """Bytes that are reserved; nothing measures what is used."""
+    resources: Quantities = ()
+    """Custom ones: names and quantities."""
+    accelerator_type: str | None = None
+    """The kind of GPU that its node must have, such as `"A100"`."""
+    schedule_timeout: float | None = None
+    """Seconds to wait for a worker, once its arguments exist; None: as long as it takes, if a node can ever have it."""
+    scheduling_strategy: Strategy | None = None
+    label_selector: Selector = ()
+    fallback_strategy: tuple[Selector, ...] = ()
+    where: Where = field(init=False, repr=False, compare=False, default=ANYWHERE)
+    """What these three say of its node."""
     is_plain: bool = field(init=False, repr=False, compare=False, default=True)
     """Whether a call asks for nothing that must go with it."""
+    request: ResourceSet = field(init=False, repr=False, compare=False, default=ONE_CPU)
+    """What it holds while it runs."""
 
     def __post_init__(self) -> None:
-        special = (self.num_cpus is not None, self.name, self.timeout is not None)
+        others = (self.num_gpus, self.memory, dict(self.resources), self.accelerator_type)
+        if self.num_cpus is not None or any(others):
+            object.__setattr__(self, "request", task_request(self.num_cpus, *others))
+        placed = (self.scheduling_strategy, self.label_selector, self.fallback_strategy)
+        if any(placed):
+            object.__setattr__(self, "where", where(*placed))
+        placing = (any(others), any(placed), self.schedule_timeout)
+        special = (self.num_cpus is not None, *placing, self.name, self.timeout is not None)
         object.__setattr__(self, "is_plain", self.num_returns == 1 and not any(special))
 
     @classmethod
@@ -217,6 +239,37 @@ class ActorOptions:
     """Whether the actor that has the name already is as good as a new one."""
     lifetime: str = "non_detached"
     """`"detached"`: it outlives the process that creates it."""
+    num_gpus: float | None = None
+    """A share of one device, or whole devices."""
+    memory: float | None = None
+    """Bytes that are reserved; nothing measures what is used."""
+    resources: Quantities = ()
+    """Custom ones: names and quantities."""
+    accelerator_type: str | None = None
+    """The kind of GPU that its node must have, such as `"A100"`."""
+    schedule_timeout: float | None = None
+    """Seconds that it may wait for a worker, each time that it is made."""
+    scheduling_strategy: Strategy | None = None
+    label_selector: Selector = ()
+    fallback_strategy: tuple[Selector, ...] = ()
+    where: Where = field(init=False, repr=False, compare=False, default=ANYWHERE)
+    """What these three say of its node."""
+    request: ActorRequest = field(init=False, repr=False, compare=False, default=DEFAULT_ACTOR)
+    """What it needs to be placed, and holds while it lives."""
+
+    def __post_init__(self) -> None:
+        if self.process == "shared" and self.num_gpus:
+            raise ValueError(
+                f'option num_gpus={self.num_gpus!r} contradicts process="shared": light actors are in one process, '
+                "which sees the same devices for all of them; leave one of them out"
+            )
+        others = (self.num_gpus, self.memory, dict(self.resources), self.accelerator_type)
+        if self.num_cpus is not None or any(others):
+            object.__setattr__(self, "request", actor_request(self.num_cpus, *others))
+        placed = (self.scheduling_strategy, self.label_selector, self.fallback_strategy)
+        if any(placed):
+            check_light(self.process)
+            object.__setattr__(self, "where", where(*placed))
 
     @classmethod
     def make(cls, **keywords: Any) -> ActorOptions:
@@ -311,145 +364,6 @@ def check_streaming(options: TaskOptions | MethodOptions, name: str, *, generato
             )
 
 
-Check = Callable[[str, Any], None]
-
-
-def _type_error(name: str, value: object, expected: str) -> TypeError:
-    return TypeError(f"option {name} must be {expected}, not {value!r} of type {type(value).__name__}")
-
-
-def _quantity(name: str, value: Any) -> None:
-    to_units(f"option {name}", value)
-
-
-def _gpus(name: str, value: Any) -> None:
-    _quantity(name, value)
-    if value > 1 and value != int(value):
-        raise ValueError(f"option {name}={value!r}: above 1 it must be a whole number of devices")
-
-
-_PREDEFINED = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
-
-
-def _resources(name: str, value: Any) -> None:
-    if not isinstance(value, dict):
-        raise _type_error(name, value, "a dict of names and quantities")
-    for key, quantity in value.items():
-        if not isinstance(key, str):
-            raise _type_error(f"{name} key", key, "a str")
-        if key in _PREDEFINED:
-            raise ValueError(f"option {name} must not contain {key!r}: use {_PREDEFINED[key]}=...")
-        if key in ("object_store_memory", "bundle"):
-            raise ValueError(f"option {name} must not contain {key!r}: the name is reserved")
-        to_units(f"option {name}[{key!r}]", quantity)
-
-
-def _object_store_memory(name: str, value: Any) -> None:
-    raise ValueError(f"option {name}={value!r} is not implemented for tasks and actors: leave it out")
-
-
-def _integer(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _type_error(name, value, "an int")
-
-
-def _count_from(least: int, unlimited: bool = False) -> Check:
-    def check(name: str, value: Any) -> None:
-        _integer(name, value)
-        if value < least and not (unlimited and value == -1):
-            also = ", or -1 for no limit" if unlimited else ""
-            raise ValueError(f"option {name}={value!r} must be at least {least}{also}")
-
-    return check
-
-
-def _num_returns(name: str, value: Any) -> None:
-    if value == "dynamic":
-        raise ValueError(
-            f"option {name}='dynamic' is not supported: a generator streams without it, and `async for` reads each "
-            "item when it is there; for all items at once return a list"
-        )
-    if value != "streaming":
-        _count_from(0)(name, value)
-
-
-def _bool(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise _type_error(name, value, "True or False")
-
-
-def _text(name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        raise _type_error(name, value, "a str")
-
-
-def _nonempty_text(name: str, value: Any) -> None:
-    _text(name, value)
-    if not value:
-        raise ValueError(f"option {name}='' must not be empty: leave it out for none")
-
-
-def _one_of(*allowed: str) -> Check:
-    def check(name: str, value: Any) -> None:
-        _text(name, value)
-        if value not in allowed:
-            raise ValueError(f"option {name}={value!r} must be one of {', '.join(map(repr, allowed))}")
-
-    return check
-
-
-def _seconds(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _type_error(name, value, "a number of seconds")
-    if math.isnan(value) or value <= 0:
-        raise ValueError(f"option {name}={value!r} must be above 0 seconds: leave it out for no deadline")
-
-
-def _retry_exceptions(name: str, value: Any) -> None:
-    if isinstance(value, bool):
-        return
-    if not isinstance(value, list | tuple):
-        raise _type_error(name, value, "True, False, or a list of exception classes")
-    for each in value:
-        if not (isinstance(each, type) and issubclass(each, Exception)):
-            raise ValueError(f"option {name} contains {each!r}, which is not a subclass of Exception")
-
-
-def _dict(name: str, value: Any) -> None:
-    if not isinstance(value, dict):
-        raise _type_error(name, value, "a dict")
-
-
-def _list(name: str, value: Any) -> None:
-    if not isinstance(value, list):
-        raise _type_error(name, value, "a list")
-
-
-def _selector(name: str, value: Any) -> None:
-    _dict(name, value)
-    for key, each in value.items():
-        if not (isinstance(key, str) and isinstance(each, str)):
-            raise _type_error(f"{name}[{key!r}]", each, "a str under a str key")
-
-
-def _groups(name: str, value: Any) -> None:
-    _dict(name, value)
-    for key, size in value.items():
-        _nonempty_text(f"{name} key", key)
-        if key == DEFAULT_GROUP:
-            raise ValueError(f"option {name} must not contain {key!r}: its limit is max_concurrency")
-        _count_from(1)(f"{name}[{key!r}]", size)
-
-
-def _mailbox(name: str, value: Any) -> None:
-    if not isinstance(value, Mailbox):
-        _count_from(1)(name, value)
-
-
-def _anything(name: str, value: Any) -> None:
-    """Strategies and environments are values of classes that this version does not have."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Rule:
     check: Check
@@ -476,34 +390,35 @@ def _defaults(options: type[Any]) -> dict[str, Any]:
 
 
 _PLACED: Mapping[str, _Rule] = {
-    "num_cpus": _Rule(_quantity),
-    "num_gpus": _Rule(_gpus, (None, 0)),
-    "memory": _Rule(_quantity, (None, 0)),
-    "resources": _Rule(_resources, (None, {})),
-    "object_store_memory": _Rule(_object_store_memory),
-    "accelerator_type": _Rule(_text),
-    "scheduling_strategy": _Rule(_anything, (None, "DEFAULT")),
-    "label_selector": _Rule(_selector, (None, {})),
-    "fallback_strategy": _Rule(_list, (None, [])),
-    "runtime_env": _Rule(_anything, (None, {})),
-    "enable_task_events": _Rule(_bool, (None, True)),
+    "num_cpus": _Rule(want_quantity),
+    "num_gpus": _Rule(want_gpus),
+    "memory": _Rule(want_quantity),
+    "resources": _Rule(want_resources),
+    "object_store_memory": _Rule(want_object_store_memory),
+    "accelerator_type": _Rule(want_nonempty_text),
+    "schedule_timeout": _Rule(want_seconds),
+    "scheduling_strategy": _Rule(check_strategy),
+    "label_selector": _Rule(check_selector),
+    "fallback_strategy": _Rule(check_fallback),
+    "runtime_env": _Rule(want_anything, (None, {})),
+    "enable_task_events": _Rule(want_bool, (None, True)),
 }
 
 _STREAMED: Mapping[str, _Rule] = {
-    "stream_window": _Rule(_count_from(1)),
-    "stream_window_bytes": _Rule(_count_from(1)),
+    "stream_window": _Rule(want_count_from(1)),
+    "stream_window_bytes": _Rule(want_count_from(1)),
 }
 
 _TASK = _Kind(
     "tasks",
     {
         **_PLACED,
-        "num_returns": _Rule(_num_returns),
-        "max_retries": _Rule(_count_from(0, unlimited=True)),
-        "retry_exceptions": _Rule(_retry_exceptions),
-        "max_calls": _Rule(_count_from(0), (None, 0), decorator_only=True),
-        "name": _Rule(_text),
-        "timeout": _Rule(_seconds),
+        "num_returns": _Rule(want_num_returns),
+        "max_retries": _Rule(want_count_from(0, unlimited=True)),
+        "retry_exceptions": _Rule(want_retry_exceptions),
+        "max_calls": _Rule(want_count_from(0), (None, 0), decorator_only=True),
+        "name": _Rule(want_text),
+        "timeout": _Rule(want_seconds),
         **_STREAMED,
     },
     _defaults(TaskOptions),
@@ -522,20 +437,20 @@ _ACTOR = _Kind(
     "actors",
     {
         **_PLACED,
-        "max_restarts": _Rule(_count_from(0, unlimited=True)),
-        "max_task_retries": _Rule(_count_from(0, unlimited=True)),
-        "max_pending_calls": _Rule(_count_from(1, unlimited=True)),
-        "max_concurrency": _Rule(_count_from(1)),
-        "lifetime": _Rule(_one_of("detached", "non_detached")),
-        "name": _Rule(_nonempty_text),
-        "namespace": _Rule(_nonempty_text),
-        "get_if_exists": _Rule(_bool),
-        "concurrency_groups": _Rule(_groups, decorator_only=True),
-        "allow_out_of_order_execution": _Rule(_bool, (None, False)),
-        "process": _Rule(_one_of("dedicated", "shared")),
-        "stop_timeout": _Rule(_seconds),
-        "reentrant": _Rule(_bool),
-        "mailbox": _Rule(_mailbox),
+        "max_restarts": _Rule(want_count_from(0, unlimited=True)),
+        "max_task_retries": _Rule(want_count_from(0, unlimited=True)),
+        "max_pending_calls": _Rule(want_count_from(1, unlimited=True)),
+        "max_concurrency": _Rule(want_count_from(1)),
+        "lifetime": _Rule(want_one_of("detached", "non_detached")),
+        "name": _Rule(want_nonempty_text),
+        "namespace": _Rule(want_nonempty_text),
+        "get_if_exists": _Rule(want_bool),
+        "concurrency_groups": _Rule(want_groups, decorator_only=True),
+        "allow_out_of_order_execution": _Rule(want_bool, (None, False)),
+        "process": _Rule(want_one_of("dedicated", "shared")),
+        "stop_timeout": _Rule(want_seconds),
+        "reentrant": _Rule(want_bool),
+        "mailbox": _Rule(want_mailbox),
     },
     _defaults(ActorOptions),
     _actor_together,
@@ -544,15 +459,15 @@ _ACTOR = _Kind(
 _METHOD = _Kind(
     "methods",
     {
-        "num_returns": _Rule(_num_returns),
-        "name": _Rule(_text),
-        "timeout": _Rule(_seconds),
+        "num_returns": _Rule(want_num_returns),
+        "name": _Rule(want_text),
+        "timeout": _Rule(want_seconds),
         **_STREAMED,
-        "concurrency_group": _Rule(_nonempty_text),
-        "readonly": _Rule(_bool, decorator_only=True),
-        "max_task_retries": _Rule(_count_from(0, unlimited=True)),
-        "retry_exceptions": _Rule(_retry_exceptions),
-        "enable_task_events": _Rule(_bool, (None, True)),
+        "concurrency_group": _Rule(want_nonempty_text),
+        "readonly": _Rule(want_bool, decorator_only=True),
+        "max_task_retries": _Rule(want_count_from(0, unlimited=True)),
+        "retry_exceptions": _Rule(want_retry_exceptions),
+        "enable_task_events": _Rule(want_bool, (None, True)),
     },
     _defaults(MethodOptions),
 )
@@ -575,6 +490,8 @@ def _validated(kind: _Kind, keywords: Mapping[str, Any], *, per_call: bool) -> d
     for name, value in keywords.items():
         if name in kind.defaults:
             value = kind.defaults[name] if value is None else value
+            if name in KEPT_AS:
+                value = KEPT_AS[name](value) if value else ()
             values[name] = tuple(value) if isinstance(value, list) else value
         elif name in NOT_YET and value not in kind.rules[name].neutral:
             raise ValueError(

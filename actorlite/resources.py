@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import ItemsView, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 UNITS_PER_ONE = 10_000
 MAX_QUANTITY = 1e14
 CPU = "CPU"
+GPU = "GPU"
+MEMORY = "memory"
+ACCELERATOR = "accelerator_type:"
+"""Before the name of a kind of GPU: a node that has some has one unit of this (Ray, R-4)."""
+ACCELERATOR_UNITS = 10
+"""What a request for a kind of GPU takes of it: 0.001, so that it is never what is short."""
 MIN_STORE_BYTES = 1 << 20
 """Of `object_store_memory`."""
+
+PREDEFINED = {CPU: "num_cpus", GPU: "num_gpus", MEMORY: "memory"}
+"""Resources that have a keyword of their own."""
+RESERVED = frozenset({"object_store_memory", "bundle"})
+
+Pairs = tuple[tuple[str, int], ...]
+"""Names and units, as they travel."""
 
 
 def to_units(name: str, quantity: float) -> int:
@@ -32,18 +46,32 @@ def from_units(units: int) -> float:
     return units / UNITS_PER_ONE
 
 
+def shown(units: int) -> str:
+    """For people: `1`, `0.5`, `1073741824`."""
+    whole, rest = divmod(units, UNITS_PER_ONE)
+    return f"{from_units(units):.4f}".rstrip("0") if rest else str(whole)
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class ResourceSet:
     """Non-negative units by resource name. Immutable; names with zero units are not kept, so equality is by meaning."""
 
     _units: Mapping[str, int]
+    _hash: int = field(compare=False, repr=False)
+    cpus: int = field(compare=False, repr=False)
+    """Units of CPU, which travel by themselves."""
+    more: Pairs = field(compare=False, repr=False)
+    """All else, in the order of the names."""
 
-    def __init__(self, units: Mapping[str, int] | None = None) -> None:
-        kept = {name: number for name, number in (units or {}).items() if number}
+    def __init__(self, units: Mapping[str, int] | Pairs | None = None) -> None:
+        kept = {name: number for name, number in sorted(dict(units or {}).items()) if number}
         for name, number in kept.items():
             if number < 0:
-                raise ValueError(f"{name} would be {from_units(number):g}: resources cannot be negative")
+                raise ValueError(f"{name} would be {shown(number)}: resources cannot be negative")
         object.__setattr__(self, "_units", kept)
+        object.__setattr__(self, "_hash", hash(tuple(kept.items())))
+        object.__setattr__(self, "cpus", kept.get(CPU, 0))
+        object.__setattr__(self, "more", tuple([each for each in kept.items() if each[0] != CPU]))
 
     @classmethod
     def from_floats(cls, quantities: Mapping[str, float]) -> ResourceSet:
@@ -52,20 +80,44 @@ class ResourceSet:
     def to_floats(self) -> dict[str, float]:
         return {name: from_units(units) for name, units in self._units.items()}
 
+    @property
+    def pairs(self) -> Pairs:
+        """In the order of the names."""
+        return tuple(self._units.items())
+
+    def items(self) -> ItemsView[str, int]:
+        return self._units.items()
+
     def units_of(self, name: str) -> int:
         return self._units.get(name, 0)
+
+    def less(self, other: ResourceSet) -> ResourceSet:
+        """What is left of this set, where there may be less than `other` takes: then nothing is left."""
+        if not other._units:
+            return self
+        return ResourceSet({name: max(0, units - other.units_of(name)) for name, units in self._units.items()})
+
+    def at_most(self, other: ResourceSet) -> ResourceSet:
+        """Of each resource the smaller quantity."""
+        return ResourceSet({name: min(units, other.units_of(name)) for name, units in self._units.items()})
+
+    def only(self, name: str) -> ResourceSet:
+        return ResourceSet({name: self.units_of(name)})
+
+    def without(self, name: str) -> ResourceSet:
+        return ResourceSet({each: units for each, units in self._units.items() if each != name})
 
     def __bool__(self) -> bool:
         return bool(self._units)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._units.items()))
+        return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ResourceSet, (dict(self._units),)
 
     def __str__(self) -> str:
-        return ", ".join(f"{name}: {from_units(units):g}" for name, units in sorted(self._units.items())) or "nothing"
+        return ", ".join(f"{name}: {shown(units)}" for name, units in self._units.items()) or "nothing"
 
     def fits(self, request: ResourceSet) -> bool:
         """Whether `request` can be acquired from this set."""
@@ -89,14 +141,32 @@ class ResourceSet:
         return ResourceSet({name: max(0, units - self.units_of(name)) for name, units in request._units.items()})
 
 
-def cpu_request(num_cpus: float | None, default: float) -> ResourceSet:
-    """A request for CPUs only."""
-    return ResourceSet({CPU: to_units("num_cpus", default if num_cpus is None else num_cpus)})
+ONE_CPU = ResourceSet({CPU: UNITS_PER_ONE})
+NOTHING = ResourceSet()
 
 
-def task_request(num_cpus: float | None) -> ResourceSet:
-    """What a task holds while it runs: one CPU unless told otherwise."""
-    return cpu_request(num_cpus, 1)
+def _others(
+    num_gpus: float | None, memory: float | None, resources: Mapping[str, float], accelerator_type: str | None
+) -> dict[str, int]:
+    """Units of what is asked for beside CPU."""
+    units = {name: to_units(f"resources[{name!r}]", quantity) for name, quantity in resources.items()}
+    units[GPU] = to_units("num_gpus", num_gpus or 0)
+    units[MEMORY] = to_units("memory", memory or 0)
+    if accelerator_type:
+        units[ACCELERATOR + accelerator_type] = ACCELERATOR_UNITS
+    return units
+
+
+def task_request(
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    accelerator_type: str | None = None,
+) -> ResourceSet:
+    """What a task holds while it runs: one CPU unless told otherwise, and what else it asks for."""
+    units = _others(num_gpus, memory, resources or {}, accelerator_type)
+    return ResourceSet({**units, CPU: to_units("num_cpus", 1 if num_cpus is None else num_cpus)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +177,126 @@ class ActorRequest:
     lifetime: ResourceSet
 
 
-def actor_request(num_cpus: float | None) -> ActorRequest:
-    """Nothing asked for: one CPU to be placed and none while alive. Asked for: held for life."""
-    return ActorRequest(placement=cpu_request(num_cpus, 1), lifetime=cpu_request(num_cpus, 0))
+def actor_request(
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    accelerator_type: str | None = None,
+) -> ActorRequest:
+    """Nothing asked for: one CPU to be placed and none while alive. Memory is always held for life; with anything else
+    all of it is, and one CPU if no number is given (Ray, R-6)."""
+    units = _others(num_gpus, memory, resources or {}, accelerator_type)
+    anything = num_cpus is not None or any(number for name, number in units.items() if name != MEMORY)
+    cpus = to_units("num_cpus", 1 if num_cpus is None else num_cpus)
+    placement = ResourceSet({**units, CPU: cpus})
+    return ActorRequest(placement, placement if anything else placement.without(CPU))
+
+
+# --- what users give
+
+
+def check_gpus(name: str, value: float) -> None:
+    """Of a request: a share of one device, or whole devices."""
+    to_units(name, value)
+    if value > 1 and value != int(value):
+        raise ValueError(
+            f"{name}={value!r}: above 1 it must be a whole number of devices, since only one device can be shared"
+        )
+
+
+def check_resources(name: str, value: Any) -> None:
+    """A dict of custom resources. Raises `TypeError` and `ValueError` that name the entry."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict of names and quantities, not {value!r} of type {type(value).__name__}")
+    for key, quantity in value.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{name} key must be a str, not {key!r} of type {type(key).__name__}")
+        if not key:
+            raise ValueError(f"{name} must not contain an empty name: give the resource one")
+        if key in PREDEFINED:
+            raise ValueError(f"{name} must not contain {key!r}: use {PREDEFINED[key]}=...")
+        if key in RESERVED:
+            raise ValueError(f"{name} must not contain {key!r}: the name is reserved")
+        to_units(f"{name}[{key!r}]", quantity)
+
+
+MAX_LABEL = 63
+MAX_LABEL_PREFIX = 253
+OUR_LABELS = ("actorlite.io/", "ray.io/")
+"""Prefixes of labels that nodes set themselves."""
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+
+
+def check_labels(name: str, value: Any) -> None:
+    """A node's labels, in the syntax of Kubernetes. Raises `TypeError` and `ValueError` that name the entry."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict of names and values, not {value!r} of type {type(value).__name__}")
+    for key, each in value.items():
+        if not (isinstance(key, str) and isinstance(each, str)):
+            raise TypeError(
+                f"{name}[{key!r}] must be a str under a str key, not {each!r} of type {type(each).__name__}"
+            )
+        prefix, slash, last = key.rpartition("/")
+        if slash and not (len(prefix) <= MAX_LABEL_PREFIX and _PREFIX.fullmatch(prefix)):
+            raise ValueError(
+                f"{name} key {key!r}: before the / stands a DNS name of at most {MAX_LABEL_PREFIX} characters, such as "
+                "example.com"
+            )
+        if key.startswith(OUR_LABELS):
+            raise ValueError(f"{name} key {key!r}: {prefix}/ is reserved for labels that nodes set themselves")
+        if not (len(last) <= MAX_LABEL and _LABEL.fullmatch(last)):
+            raise ValueError(f"{name} key {key!r}: {_RULE}")
+        if each and not (len(each) <= MAX_LABEL and _LABEL.fullmatch(each)):
+            raise ValueError(f"{name}[{key!r}]={each!r}: {_RULE}")
+
+
+_RULE = f"use at most {MAX_LABEL} letters, digits, - _ and . with a letter or digit at both ends"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResources:
+    """What a new node is told to have; None is what is found on the host."""
+
+    num_cpus: float | None = None
+    num_gpus: int | None = None
+    memory: int | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    max_workers: int | None = None
+    """Worker processes at a time; None is without limit."""
+
+    def given(self) -> list[str]:
+        """The names of what was given."""
+        empty = NodeResources()
+        return [name for name in self.__slots__ if getattr(self, name) != getattr(empty, name)]
+
+
+def check_node(what: NodeResources) -> None:
+    """Raises `TypeError` and `ValueError` naming the argument of `init`."""
+    cpus = what.num_cpus
+    if cpus is not None:
+        if isinstance(cpus, bool) or not isinstance(cpus, int | float):
+            raise TypeError(f"num_cpus must be a number, not {cpus!r}")
+        if cpus < 0:
+            raise ValueError(f"num_cpus={cpus!r} is negative: give the number of CPUs that tasks may use")
+        to_units("num_cpus", cpus)
+    for name, remedy in (
+        ("num_gpus", "the number of devices; tasks may ask for a share of one"),
+        ("memory", "a number of bytes"),
+        ("max_workers", "the number of worker processes"),
+    ):
+        value = getattr(what, name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(
+                f"{name} must be a whole number, not {value!r} of type {type(value).__name__}: give {remedy}"
+            )
+        least = 1 if name == "max_workers" else 0
+        if value < least:
+            raise ValueError(f"{name}={value!r} must be at least {least}: give {remedy}")
+        to_units(name, value)
+    check_resources("resources", what.resources)
+    check_labels("labels", what.labels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,7 +18,7 @@ from actorlite.config import Settings, shared_node_address
 from actorlite.context import current_runtime, find_runtime, sessions
 from actorlite.errors import NoSessionError
 from actorlite.loading import load
-from actorlite.resources import MIN_STORE_BYTES, to_units
+from actorlite.resources import MIN_STORE_BYTES, NodeResources, check_node
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
@@ -71,7 +71,8 @@ class Session:
             current_runtime.set(before)
 
     async def status(self) -> dict[str, Any]:
-        """What the node says of itself: pid, address, CPUs in all and free, workers, jobs, waiting requests."""
+        """What the node says of itself: pid, address, resources in all and free, workers, jobs, what waits, and what
+        it knows of other nodes."""
         runtime = self.runtime
         return await runtime.on_own_loop(runtime.node.status())
 
@@ -136,7 +137,7 @@ class Plan:
 
     address: str
     namespace: str
-    num_cpus: float | None
+    resources: NodeResources
     preload: tuple[str, ...]
     settings: Settings
     transport: str = "inproc"
@@ -150,6 +151,11 @@ def init(
     *,
     namespace: str | None = None,
     num_cpus: float | None = None,
+    num_gpus: int | None = None,
+    memory: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+    max_workers: int | None = None,
     preload: Sequence[str] = (),
     object_store_memory: int | None = None,
     object_spilling_directory: str | None = None,
@@ -158,8 +164,13 @@ def init(
 
     `address`: `"local"` (default: a private node daemon with worker processes, which ends with this process),
     `"inproc://"` (everything in this loop), `"auto"` (the node that `actorlite start` started), or `"uds:///..."`.
-    Without it `ACTORLITE_ADDRESS` counts. `num_cpus`: default all CPUs this process may use. `preload`: modules that
-    worker processes share from the start. Several sessions may be open at once.
+    Without it `ACTORLITE_ADDRESS` counts. `preload`: modules that worker processes share from the start. Several
+    sessions may be open at once.
+
+    What tasks and actors may ask for: `num_cpus`, default all CPUs this process may use; `num_gpus`, default those that
+    are found and that `CUDA_VISIBLE_DEVICES` shows, in process none; `memory` in bytes, default what the object store
+    leaves; `resources`, your own names and quantities. `labels` say what the node is like. `max_workers` bounds its
+    worker processes: what needs one more waits.
 
     `object_store_memory`: bytes for large values; default 30 % of the memory, bounded by what is free. What does not
     fit is written to `object_spilling_directory`: a directory or, with the extra `spill`, a URL. By default it is one
@@ -170,13 +181,21 @@ def init(
     """
     settings = Settings.from_environment()
     address = settings.address if address is None else address
-    _check(address, namespace, num_cpus, preload)
+    told = NodeResources(
+        num_cpus,
+        num_gpus,
+        memory,
+        {} if resources is None else resources,
+        {} if labels is None else labels,
+        max_workers,
+    )
+    _check(address, namespace, told, preload)
     _check_store(address, object_store_memory, object_spilling_directory)
     return Opening(
         Plan(
             shared_node_address(settings) if address == "auto" else address,
             settings.namespace if namespace is None else namespace,
-            num_cpus,
+            told,
             tuple(preload),
             settings,
             object_store_memory=object_store_memory,
@@ -194,7 +213,7 @@ async def shutdown() -> None:
         await runtime.shut_down()
 
 
-def _check(address: Any, namespace: Any, num_cpus: Any, preload: Any) -> None:
+def _check(address: Any, namespace: Any, told: NodeResources, preload: Any) -> None:
     if not isinstance(address, str):
         raise TypeError(f'address must be text such as "local" or "inproc://", not {address!r}')
     known = address in ("local", "auto") or address.startswith("inproc://") or address.startswith("uds://")
@@ -205,16 +224,11 @@ def _check(address: Any, namespace: Any, num_cpus: Any, preload: Any) -> None:
         raise TypeError(f"namespace must be text, not {namespace!r}")
     if namespace == "":
         raise ValueError("namespace is empty: leave it out for one of the session's own")
-    if num_cpus is not None:
-        if isinstance(num_cpus, bool) or not isinstance(num_cpus, int | float):
-            raise TypeError(f"num_cpus must be a number, not {num_cpus!r}")
-        if num_cpus < 0:
-            raise ValueError(f"num_cpus={num_cpus!r} is negative: give the number of CPUs that tasks may use")
-        to_units("num_cpus", num_cpus)
+    check_node(told)
     if isinstance(preload, str) or not all(isinstance(each, str) for each in preload):
         raise TypeError(f'preload must be a list of module names such as ["numpy"], not {preload!r}')
     if address == "auto" or address.startswith("uds://"):
-        given = [name for name, value in (("num_cpus", num_cpus), ("preload", preload or None)) if value is not None]
+        given = [*told.given(), *(["preload"] if preload else [])]
         if given:
             raise ValueError(f"{given[0]} cannot be given when attaching to a node that runs already: it has its own")
     elif address.startswith("inproc://") and preload:

@@ -30,6 +30,7 @@ from actorlite.errors import ActorliteError, ConnectFailed, NodeStartError
 from actorlite.host import SystemEntropy
 from actorlite.node.launch import DaemonHandle, launch_daemon
 from actorlite.opening.attached import node_status, stop_node
+from actorlite.resources import NodeResources
 from actorlite.wire.launch import DaemonConfig
 
 TOKEN_BYTES = 32
@@ -85,7 +86,7 @@ class Place:
 class Wanted:
     """What a new node shall be like."""
 
-    num_cpus: float | None = None
+    resources: NodeResources = NodeResources()
     preload: tuple[str, ...] = ()
     object_store_memory: int | None = None
     object_spilling_directory: str | None = None
@@ -181,7 +182,12 @@ async def _launch(place: Place, wanted: Wanted, *, owned: bool) -> DaemonHandle:
                 node=place.address,
                 token=token,
                 owned=owned,
-                num_cpus=wanted.num_cpus,
+                num_cpus=wanted.resources.num_cpus,
+                num_gpus=wanted.resources.num_gpus,
+                memory=wanted.resources.memory,
+                resources=dict(wanted.resources.resources),
+                labels=dict(wanted.resources.labels),
+                max_workers=wanted.resources.max_workers,
                 object_store_memory=wanted.object_store_memory,
                 object_spilling_directory=wanted.object_spilling_directory,
                 loop=place.settings.loop,

@@ -10,6 +10,7 @@ from actorlite.config import Settings
 from actorlite.context import current_runtime
 from actorlite.host import SystemEntropy
 from actorlite.opening.driver import register
+from actorlite.resources import NodeResources
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
 
@@ -20,7 +21,7 @@ async def another_driver(session: al.Session) -> AsyncIterator[ProcessRuntime]:
     here = session.runtime
     node = here.node_peer.identity.address
     before = current_runtime.get()
-    plan = Plan(here.address, "", None, (), Settings.from_environment(), "", None, None)
+    plan = Plan(here.address, "", NodeResources(), (), Settings.from_environment(), "", None, None)
 
     def address_of(process: str, role: str) -> str:
         return "tcp://127.0.0.1:0" if node.startswith("tcp") else f"{node.rpartition('/')[0]}/{process}"

@@ -1,5 +1,5 @@
-"""The node: leases of its CPU, its worker processes, and the word on how they died. Nothing of it is on the path of a
-call.
+"""The node: leases of its resources, its worker processes, and the word on how they died. Nothing of it is on the path
+of a call.
 
 The same object is the inside of a daemon process and of an in-process session; what differs (the spawner, the
 addresses) is given to it.
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from actorlite.errors import ConnectionLost
@@ -18,14 +18,18 @@ from actorlite.host import Entropy, Spawner
 from actorlite.ids import ActorId, ProcessId
 from actorlite.loading import load
 from actorlite.node.deaths import Deaths
-from actorlite.node.desk import LeaseDesk
-from actorlite.node.members import Members
+from actorlite.node.desk import LeaseDesk, Means
+from actorlite.node.groups import GroupDesk
+from actorlite.node.members import Members, load_of
+from actorlite.node.records import Job, WorkerRecord
 from actorlite.node.storefront import Storefront, StoreOptions
-from actorlite.node.workers import Job, Place, WorkerPool, WorkerRecord
+from actorlite.node.workers import Limits, Place, WorkerPool
+from actorlite.resources import CPU, UNITS_PER_ONE, ResourceSet
 from actorlite.rpc.handshake import PYTHON
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.state.leases import LeaseTable
+from actorlite.state.scheduling import NodeView
 from actorlite.transport import Address
 from actorlite.wire.messages import (
     Blocked,
@@ -46,7 +50,7 @@ from actorlite.wire.messages import (
     Yes,
     encode,
 )
-from actorlite.wire.nodes import Capacity, NodeLoad, ProcessEnded
+from actorlite.wire.nodes import Capacity, ProcessEnded
 from actorlite.wire.objects import HandOverObjects, Heirs
 
 logger = logging.getLogger("actorlite.node")
@@ -58,7 +62,7 @@ DYING_S = 0.5
 class NodeOptions:
     process: ProcessId
     token: bytes
-    cpu_units: int
+    total: ResourceSet
     worker_address: Callable[[ProcessId], Address]
     pid: int
     store: StoreOptions
@@ -66,6 +70,13 @@ class NodeOptions:
     session_directory: str = ""
     prestart: int = 0
     """Workers to start ahead for each new job."""
+    gpus: tuple[str, ...] = ()
+    """The devices, as `CUDA_VISIBLE_DEVICES` names them."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    max_workers: int | None = None
+    """Worker processes at a time; None is without limit."""
+    sets_threads: bool = False
+    """Whether workers are told how many threads libraries may use, which makes those for several CPUs others."""
     state_path: str = ""
     """The file of control's state; without one that ends with the node."""
     control: str = "actorlite.control.service:Control"
@@ -107,12 +118,12 @@ class ControlPart(Protocol):
 class Node:
     def __init__(self, options: NodeOptions, spawner: Spawner, entropy: Entropy, on_stop: Callable[[], None]) -> None:
         self.options = options
-        self.table = LeaseTable(options.cpu_units)
+        self.table = LeaseTable(options.total)
         self._spawner = spawner
         self._entropy = entropy
         self._on_stop = on_stop
         self._jobs: dict[ProcessId, Job] = {}
-        self._said_capacity = Capacity(options.cpu_units, 1)
+        self._said_capacity = Capacity(options.total.cpus, 1, options.total.more)
         self._handlers = Handlers()
         identity = Identity(options.process, "node", "", options.pid, PYTHON)
         self.hub = Hub(identity, options.token, entropy, self._handlers, on_peer_lost=self._peer_lost)
@@ -121,21 +132,25 @@ class Node:
         """Listen; returns the bound address."""
         bound = await self.hub.listen(address)
         options = self.options
-        place = Place(bound, options.worker_address, options.token, options.loop)
-        soft_limit = max(1, options.cpu_units // 10_000)
-        self.members = Members(self.hub, self._handlers, self._load, self._nodes_changed)
+        place = Place(bound, options.worker_address, options.token, options.loop, options.sets_threads)
+        soft_limit = max(1, options.total.units_of(CPU) // UNITS_PER_ONE)
+        self.members = Members(self.hub, self._handlers, self._view, self._nodes_changed)
         self.control: ControlPart = load(options.control)(
             self.hub, self._handlers, self.members, _seat(options, bound, self._entropy)
         )
         self.store = Storefront(self.hub, self._handlers, options.store, self.members)
-        self.workers = WorkerPool(place, self._spawner, self._entropy, soft_limit, self._worker_ended)
+        self.workers = WorkerPool(
+            place, self._spawner, self._entropy, Limits(soft_limit, options.max_workers), self._worker_ended
+        )
         self.deaths = Deaths(self.hub, self.workers, self.members)
-        self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs, self.members)
+        means = Means(options.gpus, options.sets_threads)
+        self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs, self.members, means)
+        self.groups = GroupDesk(self.hub, self._handlers, self.members, self.desk, self._jobs, self._view)
         self._handlers.on_messages(
             {
                 WithdrawLeases: self.desk.withdraw,
                 Blocked: self.desk.blocked,
-                Reclaim: lambda peer, message, parts: self.desk.reclaim(),
+                Reclaim: self.desk.returns.reclaim,
                 ProcessEnded: self._ended_elsewhere,
             }
         )
@@ -168,7 +183,9 @@ class Node:
             peer = self.hub.peers.get(process)
             if peer is not None:
                 peer.tell(encode(Ending(reason)))
+        self.groups.close()
         self.members.close(reason)
+        self.desk.returns.close()
         try:
             await self.workers.aclose()
         finally:
@@ -181,7 +198,7 @@ class Node:
         job = Job(body.job, body.namespace, body.sys_path, body.cwd)
         self._jobs[peer.identity.process] = job
         if not body.keeper:
-            self.workers.prestart(job, self.options.prestart)
+            self.workers.ahead.prestart(job, self.options.prestart)
         return self._info()
 
     async def _register_worker(self, peer: Peer, body: RegisterWorker) -> NodeInfo:
@@ -191,7 +208,8 @@ class Node:
 
     def _info(self) -> NodeInfo:
         capacity = self.members.capacity()
-        return NodeInfo(self.options.pid, capacity.cpu_units, self.options.session_directory, capacity.nodes)
+        directory = self.options.session_directory
+        return NodeInfo(self.options.pid, capacity.cpu_units, directory, capacity.nodes, capacity.more)
 
     # --- other nodes
 
@@ -199,10 +217,11 @@ class Node:
         """Become a node of the cluster that the node at `address` belongs to."""
         await self.members.join(address)
 
-    def _load(self) -> NodeLoad:
-        return NodeLoad(self.table.total, self.table.free)
+    def _view(self) -> NodeView:
+        return NodeView(self.options.process, self.options.total, self.table.free_now(), self.options.labels)
 
     def _nodes_changed(self) -> None:
+        self.desk.hopes.nodes_changed()
         capacity = self.members.capacity()
         if capacity != self._said_capacity:
             self._said_capacity = capacity
@@ -217,10 +236,12 @@ class Node:
         self.desk.owner_gone(message.process)
         if message.job:
             self.desk.guests.job_ended(message.job)
+            self.groups.job_ended(message.job)
 
     def _node_lost(self, node: ProcessId) -> None:
         self.store.node_lost(node)
         self.control.node_lost(node)
+        self.groups.node_lost(node)
         for worker in self.desk.node_lost(node):
             self.deaths.depart(worker, self.members.lost[node])
 
@@ -237,6 +258,7 @@ class Node:
         process = peer.identity.process
         if process in self.hub.peers:
             return  # it has another connection
+        self.desk.hopes.peer_lost(peer)
         if self.members.peer_lost(peer):
             self._node_lost(process)
             return
@@ -248,6 +270,7 @@ class Node:
             self.members.tell(ProcessEnded(process, job.name if job is not None else ""))
             self.desk.owner_gone(process)
             if job is not None:
+                self.groups.job_ended(job.name)
                 self.workers.end_job(job, shared=any(each is not job for each in self._jobs.values()))
         elif (record := self.workers.records.get(process)) is not None:
             self.workers.spawn(self._end_disconnected(record))
@@ -276,16 +299,22 @@ class Node:
     # --- from the command line
 
     async def _status(self, peer: Peer, body: NodeStatus) -> Status:
+        table = self.table
         return Status(
             self.options.pid,
             self.hub.identity.address,
-            self.table.total,
-            self.table.free,
+            table.total.units_of(CPU),
+            table.free.get(CPU, 0),
             tuple((each.process, each.pid, each.use) for each in self.workers.records.values()),
             tuple({job.name for job in self._jobs.values()}),
-            len(self.table.waiting),
+            len(table.waiting),
             self.control.listed,
             self.control.not_restored,
+            tuple((view.node, load_of(view)) for view in (self._view(), *self.members.views.values())),
+            tuple(table.room.demand()),
+            tuple(table.holders()),
+            self.options.max_workers or 0,
+            tuple(self.desk.hopes.demand()),
         )
 
     async def _stop_node(self, peer: Peer, body: StopNode) -> Yes:

@@ -1,31 +1,66 @@
-"""The lease desk of a node: who waits for CPU, who holds it, and which worker goes with which lease."""
+"""The lease desk of a node: who waits for resources, who holds them, and which worker goes with which lease."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
 
-from actorlite.errors import TaskUnschedulableError
+from actorlite.errors import BundleMoved, TaskUnschedulableError
 from actorlite.ids import ProcessId
+from actorlite.labels import ANY_LABELS, LabelSelector
+from actorlite.node.bundles import Tables
 from actorlite.node.guests import Guests
+from actorlite.node.hopes import Hopes
+from actorlite.node.inside import InGroups
 from actorlite.node.members import Members
+from actorlite.node.moving import unless_elsewhere
+from actorlite.node.records import Job, Setting, WorkerRecord
 from actorlite.node.redirects import NodeLost, Redirects
-from actorlite.node.workers import Job, WorkerPool, WorkerRecord
-from actorlite.resources import from_units
+from actorlite.node.returns import Returns
+from actorlite.node.workers import WorkerPool
+from actorlite.resources import CPU, UNITS_PER_ONE, ResourceSet
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
-from actorlite.state.leases import LeaseRequest, LeaseTable
-from actorlite.wire.messages import Blocked, Lease, LeaseWorker, Reclaim, ReturnLease, WithdrawLeases, Yes, encode
+from actorlite.state.devices import Share
+from actorlite.state.leases import LeaseTable
+from actorlite.state.queues import LeaseRequest
+from actorlite.state.scheduling import Affinity, Wish
+from actorlite.state.unplaced import infeasible
+from actorlite.wire.groups import Place
+from actorlite.wire.messages import Blocked, Lease, LeaseWorker, ReturnLease, WithdrawLeases, Yes
+
+DEVICE_FREE_S = 2.0
+"""How long a worker that had GPUs may take to end before they are given to others all the same."""
+
+
+class Means(NamedTuple):
+    """What the workers of a node are given."""
+
+    gpus: Sequence[str] = ()
+    sets_threads: bool = False
+
+    def setting(self, request: LeaseRequest, share: Share) -> Setting:
+        threads = max(1, request.holds.units_of(CPU) // UNITS_PER_ONE) if self.sets_threads else 1
+        return Setting(tuple([self.gpus[index] for index, _ in share]), threads)
 
 
 class LeaseDesk:
     """Owned by the node. `jobs` is the node's: who registered, and for which job."""
 
     def __init__(
-        self, table: LeaseTable, hub: Hub, workers: WorkerPool, jobs: dict[ProcessId, Job], members: Members
+        self,
+        table: LeaseTable,
+        hub: Hub,
+        workers: WorkerPool,
+        jobs: dict[ProcessId, Job],
+        members: Members,
+        means: Means,
     ) -> None:
         self.table = table
+        self._means = means
         self._hub = hub
         self._workers = workers
         self._jobs = jobs
@@ -37,28 +72,58 @@ class LeaseDesk:
         self._tickets: dict[tuple[Peer, int], int] = {}
         self._shared: dict[ProcessId, asyncio.Task[WorkerRecord]] = {}
         self._workers_of: dict[int, WorkerRecord] = {}
+        self.hopes = Hopes()
+        self.returns = Returns(table, hub, jobs, members, self.guests, self._redirects)
+        self.tables = Tables(table, lambda: next(self._numbers))
+        self.inside = InGroups(self._ask_node, lambda lease: self._give_back(lease.lease, reuse=True))
 
     # --- handlers
 
     async def lease(self, peer: Peer, body: LeaseWorker) -> Lease | None:
         """A worker for the sender, once there is room; None when the request was withdrawn."""
         job = self.guests.job_of(peer, body)
-        here = self._hub.identity.process
-        if body.job is None and self._members.views and body.purpose != "shared":
-            while (node := self._members.choose(body.needs, body.near)) not in (here, None):
-                try:
-                    return await self._redirects.lease(peer, body, job, node)
-                except NodeLost:
-                    continue  # another one, which may be this one
-        if self.table.shortfall(body.needs):
-            raise TaskUnschedulableError(
-                _too_much(body, [self.table.total, *[each.total for each in self._members.views.values()]])
-            )
+        if body.place is not None and body.place.group and body.job is None:
+            return await self.inside.lease(peer, body)
+        needs = ResourceSet({CPU: body.needs, **dict(body.more)})
+        here, wish = self._hub.identity.process, _wish(body.place, needs)
+        while True:
+            node = self._choose(body, needs)
+            if node is None:
+                if not body.waits:
+                    raise TaskUnschedulableError(_too_much(self._members, body, needs))
+                if not await self.hopes.wait(peer, body.ticket, needs):
+                    return None
+                continue
+            asking = self._redirects.lease(peer, body, job, node) if node != here else self._lease_here(peer, body, job)
+            stays = body.job is not None or body.purpose == "shared" or not self._members.views
+            if stays or (node == here and self.table.free_now().fits(needs)):
+                return await asking
+            try:
+                return await unless_elsewhere(
+                    asking, partial(_better, self._members, self._tickets, (peer, body.ticket), wish, node)
+                )
+            except NodeLost:
+                continue  # another one, which may be this one
+
+    async def _ask_node(self, peer: Peer, body: LeaseWorker, node: ProcessId) -> Lease | None:
+        """For a bundle there. Raises `NodeLost`, `BundleMoved`."""
+        job = self.guests.job_of(peer, body)
+        if node == self._hub.identity.process:
+            return await self._lease_here(peer, body, job)
+        if not node:
+            raise BundleMoved("the bundle has no node now")
+        return await self._redirects.lease(peer, body, job, node)
+
+    async def _lease_here(self, peer: Peer, body: LeaseWorker, job: Job) -> Lease | None:
+        needs = ResourceSet({CPU: body.needs, **dict(body.more)})
         number = next(self._numbers)
-        if not await self._granted(peer, body, number):
+        holds = ResourceSet({CPU: body.holds, **dict(body.more)})
+        owner = body.owner or peer.identity.process
+        request = LeaseRequest(number, owner, needs, holds, body.purpose, body.label, job.name)
+        if not await self._granted(peer, body, request):
             return None
         try:
-            record = await self._worker_for(peer, body, job)
+            record = await self._worker_for(owner, request, job)
         except BaseException:
             self._release(number)
             raise
@@ -66,37 +131,50 @@ class LeaseDesk:
             record.lease = number
             record.use = f"{body.purpose} {body.label}"
         self._workers_of[number] = record
+        if not self.tables.holds(number):
+            self._give_back(number, reuse=True)
+            raise BundleMoved("its bundle was given back while its worker started")
         if not peer.is_open:
             self._give_back(number, reuse=True)
             return None
         return Lease(number, record.process, record.address, record.pid)
 
-    async def _granted(self, peer: Peer, body: LeaseWorker, number: int) -> bool:
-        """Wait for room; False when the request was withdrawn."""
+    def _choose(self, body: LeaseWorker, needs: ResourceSet) -> ProcessId | None:
+        """The node for a request: one that was passed on stays, and light actors are with their creator's node."""
+        place = body.place
+        if place is not None and place.group:
+            return self._hub.identity.process
+        if body.job is None and body.purpose != "shared" and (self._members.views or place is not None):
+            return self._members.choose(_wish(place, needs), body.near)
+        return None if self.table.shortfall(needs) else self._hub.identity.process
+
+    async def _granted(self, peer: Peer, body: LeaseWorker, request: LeaseRequest) -> bool:
+        """Wait for room; False when the request was withdrawn. Raises `BundleMoved`."""
+        number, ticket = request.number, body.ticket
+        group, index = ("", -1) if body.place is None else (body.place.group, body.place.bundle)
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._grants[number] = future
-        self._tickets[peer, body.ticket] = number
-        owner = body.owner or peer.identity.process
-        self._grant(self.table.request(LeaseRequest(number, owner, body.needs, body.holds, body.purpose, body.label)))
-        if not future.done():
-            self._ask_for_idle_leases()
+        self._tickets[peer, ticket] = number
         try:
+            self.grant(self.tables.request(request, group, index))
+            if not future.done():
+                self.returns.somebody_waits()
             return await future
         except asyncio.CancelledError:
-            granted = self.table.withdraw(number)
+            granted = self.tables.withdraw(number)
             if granted is None:
                 self._release(number)
             else:
-                self._grant(granted)
+                self.grant(granted)
             raise
         finally:
             self._grants.pop(number, None)
-            self._tickets.pop((peer, body.ticket), None)
+            self._tickets.pop((peer, ticket), None)
 
-    async def _worker_for(self, peer: Peer, body: LeaseWorker, job: Job) -> WorkerRecord:
-        if body.purpose != "shared":
-            return await self._workers.acquire(job)
-        owner = body.owner or peer.identity.process
+    async def _worker_for(self, owner: ProcessId, request: LeaseRequest, job: Job) -> WorkerRecord:
+        if request.purpose != "shared":
+            setting = self._means.setting(request, self.tables.share_of(request.number))
+            return await self._workers.acquire(job, setting)
         task = self._shared.get(owner)
         if task is None or (task.done() and (task.cancelled() or task.exception() or task.result().ended.is_set())):
             task = self._shared[owner] = self._workers.spawn(self._start_shared(job))
@@ -114,32 +192,53 @@ class LeaseDesk:
 
     def _give_back(self, number: int, *, reuse: bool, retire: bool = False) -> None:
         record = self._workers_of.pop(number, None)
+        if record is None or record.lease != number:
+            self._release(number)
+            return
+        if record.setting.gpus:
+            # Libraries keep a device's memory until their process ends (Ray does not use such workers again either).
+            self._workers.release(record, reuse=False, retire=reuse or retire)
+            self._workers.spawn(self._release_after(number, record))
+            return
         self._release(number)
-        if record is not None and record.lease == number:
-            self._workers.release(record, reuse=reuse, retire=retire)
+        self._workers.release(record, reuse=reuse, retire=retire)
+
+    async def _release_after(self, number: int, record: WorkerRecord) -> None:
+        """Free a device when its process is gone; one that others need longer has to do without."""
+        try:
+            async with asyncio.timeout(DEVICE_FREE_S):
+                await record.ended.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._release(number)
 
     def withdraw(self, peer: Peer, message: WithdrawLeases, parts: Sequence[memoryview]) -> None:
         for ticket in message.tickets:
             self._redirects.withdraw(peer, ticket)
+            self.hopes.withdraw(peer, ticket)
+            if self.inside.withdraw(peer, ticket):
+                continue
             number = self._tickets.get((peer, ticket))
-            granted = self.table.withdraw(number) if number is not None else None
+            granted = self.tables.withdraw(number) if number is not None else None
             if number is not None and granted is not None:
                 self._grants[number].set_result(False)
-                self._grant(granted)
+                self.grant(granted)
 
     def blocked(self, peer: Peer, message: Blocked, parts: Sequence[memoryview]) -> None:
         record = self._workers.records.get(peer.identity.process)
         if record is None or not record.lease:
             return
         if message.blocked:
-            self._grant(self.table.lend(record.lease))
+            self.grant(self.tables.lend(record.lease))
         else:
-            self.table.take_back(record.lease)
+            self.tables.take_back(record.lease)
+            self.returns.begin_slice()
 
     def _release(self, number: int) -> None:
-        self._grant(self.table.release(number))
+        self.grant(self.tables.release(number))
 
-    def _grant(self, granted: list[LeaseRequest]) -> None:
+    def grant(self, granted: list[LeaseRequest]) -> None:
         for request in granted:
             future = self._grants.get(request.number)
             if future is not None and not future.done():
@@ -147,18 +246,6 @@ class LeaseDesk:
             else:
                 self._release(request.number)
         self._members.load_changed()
-
-    def _ask_for_idle_leases(self) -> None:
-        self.reclaim()
-        for node in self.guests.nodes:
-            if (peer := self._members.peer(node)) is not None:
-                peer.tell(encode(Reclaim()))
-
-    def reclaim(self) -> None:
-        """Somebody waits, here or on the node that says so: own processes give back what is idle."""
-        for peer in self._hub.peers.values():
-            if peer.identity.process in self._jobs:
-                peer.tell(encode(Reclaim()))
 
     def worker_ended(self, record: WorkerRecord) -> None:
         """Free the leases that a worker worked for, several when it is shared, and everything that it held itself."""
@@ -173,13 +260,13 @@ class LeaseDesk:
         self._redirects.owner_gone(process)
         shared = self._shared.pop(process, None)
         if shared is not None:
-            shared.add_done_callback(self._end_shared)  # also when it is still starting
-        lost, granted = self.table.owner_lost(process)
+            shared.add_done_callback(partial(_end_shared, self._workers))  # also when it is still starting
+        lost, granted = self.tables.owner_lost(process)
         for lease in lost:
             record = self._workers_of.pop(lease.number, None)
             if record is not None and record.lease == lease.number:
                 self._workers.spawn(self._workers.end_orphan(record, "the process that leased it is gone"))
-        self._grant(granted)
+        self.grant(granted)
 
     def node_lost(self, node: ProcessId) -> list[ProcessId]:
         """Another node is gone with all its processes. Returns the workers there that were leased from here."""
@@ -187,23 +274,53 @@ class LeaseDesk:
             self.owner_gone(process)
         return self._redirects.node_lost(node)
 
-    def _end_shared(self, task: asyncio.Task[WorkerRecord]) -> None:
-        if not task.cancelled() and task.exception() is None:
-            reason = "the process that created its actors is gone"
-            self._workers.spawn(self._workers.end_orphan(task.result(), reason))
+    def evict(self, waiting: Iterable[int], held: Iterable[int], error: BundleMoved) -> list[WorkerRecord]:
+        """A bundle goes: requests for it fail, and what runs in it is killed. Returns the workers that are to end."""
+        for number in waiting:
+            granted = self.tables.withdraw(number)
+            if granted is not None:
+                if (future := self._grants.get(number)) is not None and not future.done():
+                    future.set_exception(error)
+                self.grant(granted)
+        records = [self._workers_of[number] for number in held if number in self._workers_of]
+        for record in records:
+            self._workers.kill(record, str(error))
+        return records
 
     def __repr__(self) -> str:
         return f"<LeaseDesk {self.table!r} workers={len(self._workers_of)}>"
 
 
-def _too_much(body: LeaseWorker, totals: Sequence[int]) -> str:
-    most = max(totals)
-    where = f"no node has more than {_cpus(most)}" if len(totals) > 1 else f"the node has {_cpus(most)} in all"
-    return (
-        f"{body.label or 'this'} needs {_cpus(body.needs)} CPU, but {where} ({_cpus(body.needs - most)} too few): "
-        "ask for less with num_cpus=, or start the node with more"
-    )
+def _better(
+    members: Members, waiting: Container[tuple[Peer, int]], ticket: tuple[Peer, int], wish: Wish, node: ProcessId
+) -> bool:
+    """Whether a request that waits on a node had better go elsewhere. What has its lease here only waits for a worker;
+    of another node that is not known."""
+    here = members.here()
+    members.index.put(here)
+    return (node != here.node or ticket in waiting) and members.index.has_room(wish, node)
 
 
-def _cpus(units: int) -> str:
-    return f"{from_units(units):g}"
+def _end_shared(workers: WorkerPool, task: asyncio.Task[WorkerRecord]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        workers.spawn(workers.end_orphan(task.result(), "the process that created its actors is gone"))
+
+
+@lru_cache(maxsize=1000)
+def _wish(place: Place | None, needs: ResourceSet) -> Wish:
+    if place is None:
+        return Wish(needs)
+    selectors = tuple([LabelSelector.parse("label_selector", dict(each)) for each in place.selectors])
+    affinity = Affinity(place.node, place.soft) if place.node else None
+    return Wish(needs, selectors or (ANY_LABELS,), place.spread, affinity)
+
+
+def _too_much(members: Members, body: LeaseWorker, needs: ResourceSet) -> str:
+    if body.place is not None and (body.place.node or body.place.selectors):
+        short = members.index.shortfall(_wish(body.place, needs))
+        return (
+            f"{body.label or 'this'} needs {needs} and no node that it may run on has that: {short}; change "
+            "scheduling_strategy= or label_selector=, ask for less, or start such a node"
+        )
+    views = [members.here(), *(members.views.values() if body.job is None else ())]
+    return infeasible(body.label, needs, [(view.node, view.total) for view in views])

@@ -6,7 +6,8 @@ from collections.abc import Container, Mapping
 
 from actorlite.errors import ActorliteError, WorkerStartError
 from actorlite.ids import ProcessId
-from actorlite.node.workers import Job, WorkerPool
+from actorlite.node.records import Job
+from actorlite.node.workers import WorkerPool
 from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import LeaseWorker
 
@@ -32,6 +33,10 @@ class Guests:
     @property
     def nodes(self) -> set[ProcessId]:
         return set(self._homes.values())
+
+    def home_of(self, process: ProcessId) -> ProcessId | None:
+        """The node of a process of another one."""
+        return self._homes.get(process)
 
     def job_of(self, peer: Peer, body: LeaseWorker) -> Job:
         """The job of whoever asks, himself or through his node. Raises `WorkerStartError` when it has ended."""

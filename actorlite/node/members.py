@@ -7,23 +7,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from actorlite.errors import ActorliteError, ProtocolError
 from actorlite.ids import ProcessId
+from actorlite.resources import CPU, ResourceSet
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
-from actorlite.state.scheduling import NodeView, choose
+from actorlite.state.scheduling import NodeIndex, NodeView, Wish
 from actorlite.transport import Address
 from actorlite.wire.messages import Ending, encode
 from actorlite.wire.nodes import Capacity, JoinNode, KnownNodes, NodeLoad
 
 logger = logging.getLogger("actorlite.node")
 
+
+def load_of(view: NodeView) -> NodeLoad:
+    """As it travels."""
+    total, free = view.total, view.free
+    more = tuple([(name, units, free.units_of(name)) for name, units in total.items() if name != CPU])
+    return NodeLoad(total.units_of(CPU), free.units_of(CPU), more, tuple(view.labels.items()))
+
+
+def view_of(node: ProcessId, load: NodeLoad) -> NodeView:
+    total = ResourceSet({CPU: load.total, **{name: units for name, units, _ in load.more}})
+    free = ResourceSet({CPU: load.free, **{name: units for name, _, units in load.more}})
+    return NodeView(node, total, free, dict(load.labels))
+
+
 SAY_LOAD_S = 0.01
 """How long changes of the load are gathered before the others are told."""
 MAX_LOST = 1000
+MOST_UNITS = 2**62
+"""Of one resource in all nodes together, as told: what a message can hold."""
 MAX_ENDED = 10_000
 
 
@@ -31,7 +49,7 @@ class Members:
     """Owned by the node; on the loop. `on_change` hears of each node that came, went, or has another load."""
 
     def __init__(
-        self, hub: Hub, handlers: Handlers, load: Callable[[], NodeLoad], on_change: Callable[[], None]
+        self, hub: Hub, handlers: Handlers, here: Callable[[], NodeView], on_change: Callable[[], None]
     ) -> None:
         self.views: dict[ProcessId, NodeView] = {}
         self.lost: dict[ProcessId, str] = {}
@@ -40,9 +58,15 @@ class Members:
         """Processes of other nodes that have ended, the latest last."""
         self.leader = hub.identity.process
         """The node that control is on: the first of the cluster."""
+        self.on_view: Callable[[NodeView], None] | None = None
+        """Hears of each node that says what it has."""
+        self.on_own_change: Callable[[], None] | None = None
+        """Hears of changes of this node's own load, soon."""
         self._farewells: dict[ProcessId, str] = {}
         self._hub = hub
-        self._load = load
+        self.here = here
+        """This node as it is now."""
+        self.index = NodeIndex(hub.identity.process)
         self._said: NodeLoad | None = None
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -67,7 +91,7 @@ class Members:
                 continue
             known.add(address)
             peer = await self._hub.connect(address)
-            answer = await peer.request(next(self._hub.numbers), JoinNode(self._load()))
+            answer = await peer.request(next(self._hub.numbers), JoinNode(load_of(self.here())))
             if not isinstance(answer, KnownNodes):
                 raise ProtocolError(f"{peer!r} at {address} is not a node")
             if answer.leader:
@@ -75,16 +99,23 @@ class Members:
             self._know(peer, answer.load)
             to_ask += answer.addresses
 
-    def choose(self, needs: int, near: ProcessId) -> ProcessId | None:
-        """The node for a request of `needs` units of CPU; None when none is large enough."""
-        load = self._load()
-        here = NodeView(self._hub.identity.process, load.total, load.free)
-        return choose(needs, near, here, list(self.views.values()))
+    def choose(self, wish: Wish, near: ProcessId) -> ProcessId | None:
+        """The node for a request; None when none will do."""
+        index, here = self.index, self.here()
+        index.put(here)
+        found = index.choose(wish, near)
+        if found is not None and found != here.node:
+            index.assume(found, wish.needs)
+        return found
 
     def capacity(self) -> Capacity:
         """Of all nodes together."""
-        others = self.views.values()
-        return Capacity(self._load().total + sum(each.total for each in others), 1 + len(others))
+        together: Counter[str] = Counter()
+        for each in (self.here(), *self.views.values()):
+            together.update(dict(each.total.items()))
+        cpus = together.pop(CPU, 0)
+        more = tuple(sorted((name, min(units, MOST_UNITS)) for name, units in together.items()))
+        return Capacity(cpus, 1 + len(self.views), more)
 
     def tell(self, message: Any) -> None:
         """News for all."""
@@ -121,8 +152,13 @@ class Members:
         except ActorliteError as error:
             return peer, error
 
-    def load_changed(self) -> None:
-        """Tell the others, soon."""
+    def load_changed(self, *, told_one: bool = False) -> None:
+        """Tell the others, soon. `told_one`: one of them knows more than all were told last."""
+        if told_one:
+            self._said = None
+        if self.on_own_change is not None:
+            self._loop.call_soon(self.on_own_change)
+            self.on_own_change = None
         if self.views and self._saying is None:
             self._saying = self._loop.call_later(SAY_LOAD_S, self._say_load)
 
@@ -136,6 +172,7 @@ class Members:
         node = peer.identity.process
         if self.views.pop(node, None) is None:
             return False
+        self.index.remove(node)
         reason = self._farewells.pop(node, "")
         text = f"its node (pid {peer.identity.pid} at {peer.identity.address}) is gone{reason and ': ' + reason}"
         logger.log(logging.INFO if reason else logging.WARNING, "of node %s: %s", node, text)
@@ -149,6 +186,8 @@ class Members:
         """This node ends, and says why, if it says anything. Idempotent."""
         if reason:
             self.tell(Ending(reason))
+        for node in self.views:
+            self.index.remove(node)
         self.views.clear()
         if self._saying is not None:
             self._saying.cancel()
@@ -160,11 +199,15 @@ class Members:
             raise ProtocolError(f"{peer!r} is not a node: it cannot join")
         others = tuple([each.identity.address for each in self.peers if each is not peer])
         self._know(peer, body.load)
-        return KnownNodes(self._load(), others, self.leader)
+        return KnownNodes(load_of(self.here()), others, self.leader)
 
     def _know(self, peer: Peer, load: NodeLoad) -> None:
         if peer.is_open:
-            self.views[peer.identity.process] = NodeView(peer.identity.process, load.total, load.free)
+            view = view_of(peer.identity.process, load)
+            self.views[view.node] = view
+            self.index.put(view)
+            if self.on_view is not None:
+                self.on_view(view)
             self._on_change()
 
     def _loaded(self, peer: Peer, message: NodeLoad, parts: Sequence[memoryview]) -> None:
@@ -176,7 +219,7 @@ class Members:
 
     def _say_load(self) -> None:
         self._saying = None
-        load = self._load()
+        load = load_of(self.here())
         if load != self._said:
             self._said = load
             self.tell(load)

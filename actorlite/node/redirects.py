@@ -12,7 +12,7 @@ from msgspec import structs
 from actorlite.errors import ConnectionLost
 from actorlite.ids import ProcessId
 from actorlite.node.members import Members
-from actorlite.node.workers import Job
+from actorlite.node.records import Job
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.wire.messages import Lease, LeaseWorker, Request, ReturnLease, WithdrawLeases, encode
@@ -78,6 +78,13 @@ class Redirects:
         if there is not None:
             self._return(there, found[1].lease, reuse=body.reuse, retire=body.retire)
         return True
+
+    def owner_of(self, node: ProcessId, lease: int) -> tuple[ProcessId, int] | None:
+        """Whose a lease of another node is, and its number here."""
+        for number, (there, theirs, owner) in self._leases.items():
+            if there == node and theirs.lease == lease:
+                return owner, number
+        return None
 
     def withdraw(self, peer: Peer, ticket: int) -> None:
         found = self._tickets.get((peer, ticket))

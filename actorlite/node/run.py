@@ -8,9 +8,11 @@ from pathlib import Path
 from actorlite.host import Spawner, SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.node.daemon import Node, NodeOptions
+from actorlite.node.detection import resources_of, sets_threads
 from actorlite.node.stop import OnReady, StopSignal
 from actorlite.node.storefront import StoreOptions
-from actorlite.resources import to_units
+from actorlite.resources import CPU, UNITS_PER_ONE, NodeResources
+from actorlite.store.capacity import default_capacity
 from actorlite.transport import Address
 from actorlite.wire.launch import DaemonConfig
 
@@ -26,7 +28,10 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
     """
     entropy = SystemEntropy()
     directory = Path(config.session_directory)
-    cpus = available_cpus() if config.num_cpus is None else config.num_cpus
+    told = NodeResources(
+        config.num_cpus, config.num_gpus, config.memory, config.resources, config.labels, config.max_workers
+    )
+    total, gpus = resources_of(told, config.object_store_memory or default_capacity(), os.environ)
 
     def worker_address(process: ProcessId) -> Address:
         return f"uds://{directory}/w-{process}.sock"
@@ -34,13 +39,17 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
     options = NodeOptions(
         process=process_id(entropy.token_bytes(PROCESS_ID_BYTES)),
         token=config.token,
-        cpu_units=to_units("num_cpus", cpus),
+        total=total,
+        gpus=gpus,
+        labels=config.labels,
+        max_workers=config.max_workers,
+        sets_threads=sets_threads(os.environ),
         worker_address=worker_address,
         pid=os.getpid(),
         loop=config.loop,
         session_directory=str(directory),
         state_path=config.control_state,
-        prestart=min(int(cpus), MAX_PRESTART) if config.owned else 0,
+        prestart=min(total.units_of(CPU) // UNITS_PER_ONE, MAX_PRESTART) if config.owned else 0,
         store=StoreOptions(
             capacity=config.object_store_memory,
             spill_to=str(directory) if config.object_spilling_directory is None else config.object_spilling_directory,
@@ -58,8 +67,3 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
         keep = stop.keeps
     finally:
         await node.aclose(f"the node daemon (pid {os.getpid()}) ends: {reason}", keep=keep)
-
-
-def available_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0))

@@ -6,13 +6,15 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from actorlite.errors import ActorliteError, WorkerStartError
 from actorlite.host import Entropy, ExitReport, ProcessHandle, Spawner, WorkerSpec
 from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
+from actorlite.node.ahead import Ahead
+from actorlite.node.places import Places
+from actorlite.node.records import PLAIN, Job, Setting, WorkerRecord
 from actorlite.rpc.peer import Peer
 from actorlite.transport import Address
 from actorlite.wire.messages import Retire, Yes
@@ -35,42 +37,6 @@ MAX_REPORTS = 1000
 """Ended workers whose end is remembered."""
 
 
-@dataclass(eq=False, slots=True)
-class Job:
-    """What the workers of one driver have in common."""
-
-    name: str
-    namespace: str
-    sys_path: tuple[str, ...]
-    cwd: str
-    home: ProcessId = ProcessId("")
-    """The node of its driver, when that is another one."""
-    is_over: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class WorkerRecord:
-    process: ProcessId
-    job: Job
-    registered: asyncio.Future[Peer]
-    handle: ProcessHandle | None = None
-    peer: Peer | None = None
-    lease: int = 0
-    """The exclusive lease that it works for; 0 when idle or shared."""
-    use: str = "starting"
-    idle_since: float = 0.0
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    kill_reason: str = ""
-
-    @property
-    def pid(self) -> int:
-        return self.handle.pid if self.handle is not None else 0
-
-    @property
-    def address(self) -> Address:
-        return self.peer.identity.address if self.peer is not None else ""
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where workers of this node live and what they are started with."""
@@ -79,6 +45,18 @@ class Place:
     worker_address: Callable[[ProcessId], Address]
     token: bytes
     loop: str
+    sets_threads: bool = False
+    """Whether workers are told how many threads libraries may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of a node's workers."""
+
+    idle: int
+    """So many may stay idle; those above that end after a while."""
+    most: int | None = None
+    """Processes at a time, those that start and end included; None is without limit."""
 
 
 class WorkerPool:
@@ -89,7 +67,7 @@ class WorkerPool:
         place: Place,
         spawner: Spawner,
         entropy: Entropy,
-        soft_limit: int,
+        limits: Limits,
         on_exit: Callable[[WorkerRecord, str], None],
     ) -> None:
         self.records: dict[ProcessId, WorkerRecord] = {}
@@ -97,32 +75,33 @@ class WorkerPool:
         self._place = place
         self._spawner = spawner
         self._entropy = entropy
-        self._soft_limit = soft_limit
+        self._limits = limits
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self._idle: list[WorkerRecord] = []
-        self._ahead: list[tuple[Job, asyncio.Task[WorkerRecord | None]]] = []
-        """Workers that are being started before they are needed, and that nobody has asked for yet."""
+        self.ahead = Ahead(self)
+        self.places: Places[WorkerRecord] = Places(
+            limits.most, self.records, self._end_idle, lambda record: self.release(record, reuse=True)
+        )
         self._starting = asyncio.Semaphore(MAX_STARTING)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reaping: asyncio.Task[Any] | None = None
         self._closed = False
 
-    async def acquire(self, job: Job) -> WorkerRecord:
-        """A worker of the job, ready for work: an idle one, else a new one. Raises `WorkerStartError`."""
+    async def acquire(self, job: Job, setting: Setting = PLAIN) -> WorkerRecord:
+        """A worker of the job with this setting, ready for work: an idle one, else a new one, as soon as there may be
+        one more. Raises `WorkerStartError`.
+        """
         for record in reversed(self._idle):
-            if record.job is job:
+            if record.job is job and record.setting == setting:
                 self._idle.remove(record)
                 record.use = "leased"
                 return record
-        for entry in self._ahead:
-            if entry[0] is job:
-                self._ahead.remove(entry)
-                record_or_none = await self._claimed(entry[1])
-                if record_or_none is not None:
-                    return record_or_none
-                break
-        return await self._start(job)
+        if setting == PLAIN and (found := await self.ahead.claim(job)) is not None:
+            return found
+        if (found := await self.places.take((job, setting))) is not None:
+            return found
+        return await self.start(job, setting)
 
     def release(self, record: WorkerRecord, *, reuse: bool, retire: bool = False) -> None:
         """A lease is over: keep the worker warm, or end it when its state is not clean."""
@@ -136,18 +115,17 @@ class WorkerPool:
         if not reuse or self._closed:
             self.kill(record, "its lease was returned as not reusable")
             return
+        if self.places.offer((record.job, record.setting), record):
+            record.use = "leased"
+            return
         record.use = "idle"
         record.idle_since = self._loop.time()
         self._idle.append(record)
-        if len(self._idle) > self._soft_limit and self._reaping is None:
+        if self.places.is_wanted:
+            self._end_idle()
+            return
+        if len(self._idle) > self._limits.idle and self._reaping is None:
             self._reaping = self.spawn(self._reap())
-
-    def prestart(self, job: Job, count: int) -> None:
-        """Have some workers warm before they are needed."""
-        for _ in range(count):
-            entry = (job, self.spawn(self._prestart(job)))
-            self._ahead.append(entry)
-            entry[1].add_done_callback(partial(self._prestarted, entry))
 
     def registered(self, peer: Peer) -> WorkerRecord:
         """A worker says that it is ready. Raises for a process that this node did not start."""
@@ -209,11 +187,23 @@ class WorkerPool:
 
     # --- inside
 
-    async def _start(self, job: Job) -> WorkerRecord:
-        if self._closed:
-            raise WorkerStartError("the node is ending: no worker is started")
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def start(self, job: Job, setting: Setting = PLAIN) -> WorkerRecord:
+        """A new worker, for which there is a place. Raises `WorkerStartError`."""
         process = process_id(self._entropy.token_bytes(PROCESS_ID_BYTES))
-        record = WorkerRecord(process, job, self._loop.create_future())
+        record = WorkerRecord(process, job, self._loop.create_future(), setting)
+        try:
+            return await self._start_process(record)
+        except BaseException:
+            if not record.placed:
+                self.places.started()
+            raise
+
+    async def _start_process(self, record: WorkerRecord) -> WorkerRecord:
+        process, job, setting = record.process, record.job, record.setting
         place = self._place
         spec = WorkerSpec(
             process=process,
@@ -225,15 +215,22 @@ class WorkerPool:
             sys_path=job.sys_path,
             cwd=job.cwd,
             loop=place.loop,
+            gpus=setting.gpus,
+            threads=setting.threads if place.sets_threads else 0,
         )
+        if self._closed:
+            raise WorkerStartError("the node is ending: no worker is started")
         async with self._starting:
             if job.is_over:
                 raise WorkerStartError(f"job {job.name} ended while a worker for it waited to be started")
             self.records[process] = record
+            record.placed = True
+            self.places.started()
             try:
                 record.handle = await self._spawner.start(spec)
             except BaseException:
                 del self.records[process]
+                self.places.freed()
                 record.ended.set()
                 raise
             self.spawn(self._watch(record, record.handle), f"actorlite watch {process}")
@@ -275,36 +272,10 @@ class WorkerPool:
             record.registered.set_exception(WorkerStartError(f"a worker ended while it started: {text}"))
             record.registered.exception()  # a worker that nobody waits for any more is only reported
         record.ended.set()
+        self.places.freed()
         self._on_exit(record, text)
 
-    async def _prestart(self, job: Job) -> WorkerRecord | None:
-        try:
-            return await self._start(job)
-        except ActorliteError as error:
-            if not job.is_over and not self._closed:
-                logger.warning("a worker could not be started ahead: %s", error)
-            return None
-
-    def _prestarted(self, entry: tuple[Job, asyncio.Task[WorkerRecord | None]], task: asyncio.Task[Any]) -> None:
-        """Nobody has asked for it meanwhile: it is idle."""
-        if entry in self._ahead:
-            self._ahead.remove(entry)
-            self._unclaimed(task)
-
-    async def _claimed(self, starting: asyncio.Task[WorkerRecord | None]) -> WorkerRecord | None:
-        """A worker that was being started ahead; None when it failed."""
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # Whoever asked is gone: it becomes idle after all.
-            starting.add_done_callback(self._unclaimed)
-            raise
-
-    def _unclaimed(self, task: asyncio.Task[WorkerRecord | None]) -> None:
-        if not task.cancelled() and task.exception() is None and (record := task.result()) is not None:
-            self.release(record, reuse=True)
-
-    async def _retire(self, record: WorkerRecord) -> None:
+    async def _retire(self, record: WorkerRecord, reason: str = "its actor has ended") -> None:
         """End a worker that gets no more work, once it owns nothing that others hold."""
         try:
             while record.peer is not None and not record.ended.is_set():
@@ -314,12 +285,19 @@ class WorkerPool:
                 await asyncio.sleep(IDLE_S)
         except ActorliteError:
             return  # it ended while it was asked
-        self.kill(record, "its actor has ended")
+        self.kill(record, reason)
+
+    def _end_idle(self) -> None:
+        """End the worker that has been idle for longest."""
+        if self._idle:
+            record = self._idle.pop(0)
+            record.use = "retiring"
+            self.spawn(self._retire(record, "another one is needed more"))
 
     async def _reap(self) -> None:
         """End idle workers above the soft limit, oldest first, if they own nothing that others hold."""
         try:
-            while len(self._idle) > self._soft_limit:
+            while len(self._idle) > self._limits.idle:
                 oldest = self._idle[0]
                 rest = oldest.idle_since + IDLE_S - self._loop.time()
                 if rest > 0:

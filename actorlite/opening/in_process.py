@@ -9,13 +9,14 @@ from pathlib import Path
 from actorlite.host import Entropy, SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.node.daemon import Node, NodeOptions
-from actorlite.node.run import available_cpus
+from actorlite.node.detection import resources_of
 from actorlite.node.storefront import StoreOptions
 from actorlite.opening.driver import register
 from actorlite.opening.whereabouts import TOKEN_BYTES, sockets_in
-from actorlite.resources import to_units
+from actorlite.resources import NodeResources
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
+from actorlite.store.capacity import default_capacity
 from actorlite.transport import Address
 from actorlite.worker.inproc import LoopSpawner
 
@@ -40,15 +41,20 @@ class Neighbourhood:
             return "tcp://127.0.0.1:0"
         return sockets_in(self._directory)(process, role)
 
-    async def start_node(self, num_cpus: float | None) -> tuple[Node, Address]:
+    async def start_node(self, told: NodeResources) -> tuple[Node, Address]:
         """The caller closes it."""
         plan = self.plan
+        # Its GPUs are those that it is told of: looking for them may take seconds, in the user's own loop.
+        total, gpus = resources_of(told, plan.object_store_memory or default_capacity(), {}, look=False)
         process = process_id(self.entropy.token_bytes(PROCESS_ID_BYTES))
         spilling = plan.object_spilling_directory
         options = NodeOptions(
             process=process,
             token=self.token,
-            cpu_units=to_units("num_cpus", available_cpus() if num_cpus is None else num_cpus),
+            total=total,
+            gpus=gpus,
+            labels=told.labels,
+            max_workers=told.max_workers,
             worker_address=lambda worker: self.address_of(worker, "worker"),
             pid=os.getpid(),
             store=StoreOptions(
@@ -67,6 +73,6 @@ class Neighbourhood:
 
 async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
     neighbourhood = Neighbourhood(plan, stack)
-    node, address = await neighbourhood.start_node(plan.num_cpus)
+    node, address = await neighbourhood.start_node(plan.resources)
     stack.push_async_callback(node.aclose, "its session was shut down")
     return await neighbourhood.register(address, stack)

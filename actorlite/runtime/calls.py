@@ -25,6 +25,7 @@ from actorlite.errors import (
 from actorlite.ids import ObjectId
 from actorlite.propagation import registered, travelling
 from actorlite.refs import Failure, ObjectRef
+from actorlite.resources import ONE_CPU, ResourceSet
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.lineage import ACTOR, SEVERAL, YIELDED, Origin
 from actorlite.runtime.payloads import RefEntries, pack, unpack, unpack_all
@@ -37,7 +38,6 @@ from actorlite.wire.messages import (
     CANCELLED,
     EXPIRED,
     MAX_CHAIN,
-    ONE_CPU,
     STOPPED,
     Envelope,
     Failed,
@@ -445,21 +445,21 @@ def make_envelope(
     timeout: float | None,
     num_returns: int,
     name: str,
-    units: int = ONE_CPU,
+    request: ResourceSet = ONE_CPU,
 ) -> Envelope | None:
     """What must go with a call; None for the plain case."""
     trace = current_trace.get()
     variables = travelling() if registered or scope is not None else ()
-    plain = timeout is None and num_returns == 1 and not name and units == ONE_CPU
+    plain = timeout is None and num_returns == 1 and not name and request is ONE_CPU
     if plain and scope is None and not trace and not structured and not variables:
         return None
-    parent = None
     chain: tuple[Hop, ...] = ()
-    if scope is not None:
-        parent = scope.task_id
-        if structured:
-            chain = (*scope.chain, Hop(scope.actor_id or "", parent, scope.function_name))[-MAX_CHAIN:]
-    return Envelope(0, timeout, parent, chain, structured, trace, name, num_returns, units, variables)
+    parent = None if scope is None else scope.task_id
+    if scope is not None and parent is not None and structured:
+        chain = (*scope.chain, Hop(scope.actor_id or "", parent, scope.function_name))[-MAX_CHAIN:]
+    return Envelope(
+        0, timeout, parent, chain, structured, trace, name, num_returns, request.cpus, variables, more=request.more
+    )
 
 
 def next_attempt(envelope: Envelope | None, **changes: Any) -> Envelope:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from actorlite.context import current_call
 from actorlite.definitions import ActorDefinition
 from actorlite.errors import (
     ActorliteError,
@@ -18,10 +19,11 @@ from actorlite.errors import (
 )
 from actorlite.ids import ActorId, actor_id
 from actorlite.options import ActorOptions
-from actorlite.resources import CPU, actor_request
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link, unschedulable
 from actorlite.runtime.calls import Outbound, encode_arguments
+from actorlite.runtime.node_client import NO_NEEDS, Want
+from actorlite.runtime.placing import Placed, placed
 from actorlite.runtime.restarts import Recipe
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.wire.code import CodeBlob
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 class CreationOut(Outbound):
     """The constructor call of one actor."""
 
-    __slots__ = ("link", "options", "blob", "lease", "maker", "life")
+    __slots__ = ("link", "options", "blob", "lease", "maker", "life", "placed")
 
     link: Link
     options: ActorOptions
@@ -54,10 +56,17 @@ class CreationOut(Outbound):
     maker: ActorMaker
     life: int
     """How often the actor was made before."""
+    placed: Placed
 
     @property
     def shared(self) -> bool:
         return self.options.process == "shared"
+
+    @property
+    def holds_nothing(self) -> bool:
+        """A light actor that needs no lease of its own."""
+        options = self.options
+        return options.process == "shared" and not options.request.lifetime
 
     def arguments_ready(self) -> None:
         self.maker.place(self)
@@ -81,10 +90,12 @@ class CreationOut(Outbound):
             self.shared,
             options.name or "",
             slots,
-            actor_request(options.num_cpus).lifetime.units_of(CPU),
+            options.request.lifetime.cpus,
             _conduct(self.link, options),
             self.link.restarts,
             options.stop_timeout,
+            options.request.lifetime.more,
+            self.placed[1],
         )
         self.peer = peer
         self.life = self.link.restarts
@@ -171,7 +182,10 @@ class ActorMaker:
         encoded, dependencies = encode_arguments(args, kwargs)
         number = next(runtime.hub.numbers)
         link = Link(runtime, actor_id(runtime.process, number), definition, "", options)
-        return link, Recipe(options, blob, encoded, dependencies), number
+        recipe = Recipe(options, blob, encoded, dependencies)
+        if options.process != "shared":
+            recipe.placed = placed(options, options.request.placement, current_call.get(), definition.name)
+        return link, recipe, number
 
     def make(self, link: Link, recipe: Recipe, number: int = 0) -> None:
         """Call the constructor, on a worker to be found."""
@@ -181,6 +195,7 @@ class ActorMaker:
         creation.link = link
         creation.options = recipe.options
         creation.blob = recipe.blob
+        creation.placed = recipe.placed
         creation.lease = None
         creation.maker = self
         self._start(creation)
@@ -200,7 +215,7 @@ class ActorMaker:
             creation.fail(f"an argument of its constructor failed: {failure.exception()!r}", init_failed=True)
             return
         shared = self._shared
-        if creation.shared and not creation.options.num_cpus and shared is not None and shared.done():
+        if creation.holds_nothing and shared is not None and shared.done():
             # The hot path of light actors: the job's shared worker is known.
             if not shared.cancelled() and shared.exception() is None and shared.result().is_open:
                 creation.send(shared.result())
@@ -217,7 +232,7 @@ class ActorMaker:
 
     async def _create(self, creation: CreationOut) -> None:
         try:
-            if creation.shared and not creation.options.num_cpus:
+            if creation.holds_nothing:
                 peer = await self._shared_worker()
             else:
                 peer = await self._lease_worker(creation)
@@ -239,12 +254,14 @@ class ActorMaker:
     async def _lease_worker(self, creation: CreationOut) -> Peer:
         runtime = self.runtime
         runtime.tasks.reclaim()
-        request = actor_request(creation.options.num_cpus)
-        needs, holds = request.placement.units_of(CPU), request.lifetime.units_of(CPU)
-        purpose = "shared" if creation.shared else "actor"
-        lease = await runtime.node.lease(
-            next(runtime.hub.numbers), needs, holds, purpose, creation.link.definition.name
-        )
+        request = creation.options.request
+        want = Want(request.placement, request.lifetime, creation.options.schedule_timeout, creation.placed[0])
+        purpose, name = "shared" if creation.shared else "actor", creation.link.definition.name
+        try:
+            async with asyncio.timeout(want.timeout_s):
+                lease = await runtime.node.lease(next(runtime.hub.numbers), want, purpose, name)
+        except TimeoutError:
+            raise await runtime.node.why_no_lease(want, name) from None
         if lease is None:
             raise ActorUnavailableError("the request for a worker was withdrawn", outcome=Outcome.NOT_EXECUTED)
         self._leases[creation.link.id] = ActorLease(lease.lease, not creation.shared)
@@ -262,7 +279,7 @@ class ActorMaker:
 
     async def _lease_shared(self) -> Peer:
         runtime = self.runtime
-        lease = await runtime.node.lease(next(runtime.hub.numbers), 0, 0, "shared", "light actors")
+        lease = await runtime.node.lease(next(runtime.hub.numbers), NO_NEEDS, "shared", "light actors")
         if lease is None:
             raise ActorUnavailableError("the request for a worker was withdrawn", outcome=Outcome.NOT_EXECUTED)
         return await runtime.hub.connect(lease.address)

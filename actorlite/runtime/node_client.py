@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome
-from actorlite.ids import ProcessId
-from actorlite.resources import from_units
+from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outcome, TaskUnschedulableError
+from actorlite.ids import ProcessId, object_id
+from actorlite.resources import CPU, NOTHING, ONE_CPU, Pairs, ResourceSet, from_units
 from actorlite.rpc.peer import Peer
+from actorlite.state.unplaced import still_waiting
+from actorlite.wire.groups import Place
 from actorlite.wire.messages import (
     Blocked,
     Death,
@@ -25,6 +27,7 @@ from actorlite.wire.messages import (
     WithdrawLeases,
     encode,
 )
+from actorlite.wire.nodes import NodeLoad
 
 if TYPE_CHECKING:
     from actorlite.rpc.hub import Hub
@@ -32,6 +35,39 @@ if TYPE_CHECKING:
 NOWHERE = ProcessId("")
 WHY_DIED_S = 3.0
 """How long to wait for the node's report on a process before saying that there is none."""
+
+
+MAX_REQUESTS = 64
+"""Leases asked for at a time when tasks need nothing; otherwise as many as the node has room for."""
+
+
+class Want(NamedTuple):
+    """What a worker is asked for with."""
+
+    needs: ResourceSet = ONE_CPU
+    """To be placed."""
+    holds: ResourceSet = ONE_CPU
+    """As long as the lease lasts: what it needs, or all but the CPU."""
+    timeout_s: float | None = None
+    """How long to wait, also for nodes to come; None: as long as it takes, if a node can ever have it."""
+
+    place: Place | None = None
+    """What is asked of its node beside room."""
+
+    def room(self, cpu_units: int, more: Pairs) -> int:
+        """How many of these fit into what all nodes have together."""
+        totals = {CPU: cpu_units, **dict(more)}
+        return max(1, min([totals.get(name, 0) // units for name, units in self.needs.items()], default=MAX_REQUESTS))
+
+
+PLAIN = Want()
+NO_NEEDS = Want(NOTHING, NOTHING)
+
+
+def _room(load: NodeLoad) -> tuple[ResourceSet, ResourceSet]:
+    """In all, and free."""
+    total = ResourceSet({CPU: load.total, **{name: units for name, units, _ in load.more}})
+    return total, ResourceSet({CPU: load.free, **{name: units for name, _, units in load.more}})
 
 
 class NodeClient:
@@ -49,15 +85,15 @@ class NodeClient:
         self._given_up: set[asyncio.Task[Lease | None]] = set()
         """Requests for workers whose answers are still to come, though nobody waits for them any more."""
 
-    async def lease(
-        self, number: int, needs: int, holds: int, purpose: str, label: str, near: ProcessId = NOWHERE
-    ) -> Lease | None:
+    async def lease(self, number: int, want: Want, purpose: str, label: str, near: ProcessId = NOWHERE) -> Lease | None:
         """Wait for a worker, on the node `near` if possible; None when the request was withdrawn. Raises
         `TaskUnschedulableError` and its like, `NodeDiedError`.
         """
         if self.gone:
             raise NodeDiedError(self.gone, outcome=Outcome.NOT_EXECUTED)
-        body = LeaseWorker(number, needs, holds, purpose, label, near)
+        needs, cpus, place = want.needs, want.holds.cpus, want.place
+        waits = want.timeout_s is not None
+        body = LeaseWorker(number, needs.cpus, cpus, purpose, label, near, more=needs.more, waits=waits, place=place)
         asking: asyncio.Task[Any] = asyncio.get_running_loop().create_task(self.peer.request(number, body))
         try:
             lease = await asyncio.shield(asking)
@@ -70,6 +106,17 @@ class NodeClient:
         except ConnectionLost as error:
             raise NodeDiedError(await self.why_gone(str(error)), outcome=Outcome.NOT_EXECUTED) from None
         return lease if isinstance(lease, Lease) else None
+
+    async def why_no_lease(self, want: Want, label: str) -> TaskUnschedulableError:
+        """What keeps a request waiting that has waited for its whole `timeout_s`."""
+        status = await self._status()
+        here = ProcessId(self.peer.identity.process)
+        nodes = [(f"{node}{' (this one)' if node == here else ''}", *_room(load)) for node, load in status.nodes]
+        text = still_waiting(label, want.needs, want.timeout_s or 0.0, nodes, status.holders, status.waiting)
+        workers = len(status.workers)
+        if status.max_workers and workers >= status.max_workers:
+            text += f"; max_workers={status.max_workers} of the first run already"
+        return TaskUnschedulableError(text, outcome=Outcome.NOT_EXECUTED)
 
     def return_lease(self, lease: int, *, reuse: bool = True, retire: bool = False) -> None:
         """Give a worker back. The node frees the leases of a lost connection itself."""
@@ -86,15 +133,44 @@ class NodeClient:
     def blocked(self, blocked: bool) -> None:
         self.peer.tell(encode(Blocked(blocked)))
 
+    @property
+    def id(self) -> str:
+        return self.peer.identity.process
+
+    def new_id(self) -> str:
+        """For something that this process makes."""
+        return object_id(self._hub.identity.process, next(self._hub.numbers))
+
+    async def ask(self, body: Any) -> Any:
+        """What it answers, or the node that leads. Raises what that answers, `ControlUnavailable`, `NodeDiedError`."""
+        if self.gone:
+            raise NodeDiedError(self.gone, outcome=Outcome.NOT_EXECUTED)
+        try:
+            return await self.peer.ask(next(self._hub.numbers), body, _forget)
+        except ConnectionLost as error:
+            raise NodeDiedError(await self.why_gone(str(error))) from None
+
     async def kill_worker(self, process: ProcessId) -> None:
         """End a worker and everything it started; returns when it is gone."""
         await self.peer.request(next(self._hub.numbers), KillWorker(process))
 
     async def status(self) -> dict[str, Any]:
         """What the node says of itself, as plain data."""
-        status = await self.peer.request(next(self._hub.numbers), NodeStatus())
-        if not isinstance(status, Status):
-            raise ActorliteError("the node did not answer")
+        status = await self._status()
+        nodes = [
+            {
+                "node": node,
+                "resources": (room := _room(load))[0].to_floats(),
+                "free": {name: from_units(room[1].units_of(name)) for name, _ in room[0].items()},
+                "labels": dict(load.labels),
+            }
+            for node, load in status.nodes
+        ]
+        demand = [
+            {"resources": ResourceSet(needs).to_floats(), "count": count, "feasible": feasible}
+            for listed, feasible in ((status.demand, True), (status.infeasible, False))
+            for needs, count in listed
+        ]
         return {
             "pid": status.pid,
             "address": status.address,
@@ -108,7 +184,19 @@ class NodeClient:
                 for target, namespace, name, state in status.detached
             ],
             "not_restored": list(status.not_restored),
+            "resources": nodes[0]["resources"] if nodes else {},
+            "free": nodes[0]["free"] if nodes else {},
+            "labels": nodes[0]["labels"] if nodes else {},
+            "max_workers": status.max_workers or None,
+            "demand": demand,
+            "nodes": nodes,
         }
+
+    async def _status(self) -> Status:
+        status = await self.peer.request(next(self._hub.numbers), NodeStatus())
+        if not isinstance(status, Status):
+            raise ActorliteError("the node did not answer")
+        return status
 
     async def why_died(self, process: ProcessId) -> str:
         """One line on how a process ended; never raises."""
@@ -153,3 +241,7 @@ class NodeClient:
         except ActorliteError as error:
             return Death(False, str(error))
         return death if isinstance(death, Death) else Death(False, f"process {process} is gone")
+
+
+def _forget(answer: object) -> None:
+    """To an answer that nobody waits for any more there is nothing to undo."""

@@ -9,6 +9,7 @@ from actorlite.ids import ActorId
 from actorlite.options import ActorOptions
 from actorlite.runtime.actors import Link
 from actorlite.runtime.calls import Dependency
+from actorlite.runtime.placing import NOT_PLACED, Placed
 from actorlite.state.actors import RESTART_BACKOFF, ActorEvent, ActorState, DeathCause, Restarts
 from actorlite.wire.code import CodeBlob
 from actorlite.wire.serialize import Encoded
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Recipe:
     """A constructor call: its arguments as they were when it was made, and the references among them."""
 
-    __slots__ = ("options", "blob", "encoded", "dependencies", "restarts")
+    __slots__ = ("options", "blob", "encoded", "dependencies", "restarts", "placed")
 
     def __init__(
         self, options: ActorOptions, blob: CodeBlob, encoded: Encoded, dependencies: Sequence[Dependency]
@@ -30,6 +31,8 @@ class Recipe:
         self.encoded = encoded
         self.dependencies = dependencies
         self.restarts = Restarts(options.max_restarts)
+        self.placed: Placed = NOT_PLACED
+        """Where it is to be."""
 
 
 class Restarter:

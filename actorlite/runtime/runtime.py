@@ -122,7 +122,7 @@ class ProcessRuntime:
                 StreamNext: self.streams.next,
                 StreamClose: self.streams.close,
                 ActorEnded: self.lifetimes.ended,
-                Reclaim: lambda peer, message, parts: self.tasks.reclaim(),
+                Reclaim: self.tasks.asked_back,
                 PinsWanted: lambda peer, message, parts: self.stored.let_go(),
                 Room: lambda peer, message, parts: room(self, message),
                 Capacity: self.tasks.capacity_changed,

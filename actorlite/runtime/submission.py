@@ -217,4 +217,4 @@ def origin_of(runtime: ProcessRuntime, args: tuple[Any, ...]) -> Any:
     scope = current_call.get()
     if scope is None:
         return SPECIAL if registered else None
-    return SPECIAL if anything_travels() else scope.children
+    return SPECIAL if scope.captures or anything_travels() else scope.children

@@ -25,7 +25,6 @@ from actorlite.errors import (
 from actorlite.ids import ProcessId
 from actorlite.options import MAX_PENDING_BYTES, MAX_PENDING_CALLS, TaskOptions
 from actorlite.refs import Failure, ObjectRef
-from actorlite.resources import to_units
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.calls import (
     Dependency,
@@ -42,7 +41,9 @@ from actorlite.runtime.calls import (
     take_item,
 )
 from actorlite.runtime.lineage import Origin, Recipe, origin_of_result
-from actorlite.runtime.node_client import NOWHERE
+from actorlite.runtime.node_client import NOWHERE, PLAIN, Want
+from actorlite.runtime.patience import Patience
+from actorlite.runtime.placing import wanted, within
 from actorlite.runtime.room import RoomQuota, open_wide, size_of
 from actorlite.runtime.streams import OwnStream
 from actorlite.runtime.submission import SPECIAL, Submitter, origin_of
@@ -53,11 +54,11 @@ from actorlite.wire.failures import decode_failure
 from actorlite.wire.messages import (
     HANDED_BACK,
     LOST_ARGUMENT,
-    ONE_CPU,
     STOPPED,
     Envelope,
     Failed,
     Lease,
+    Reclaim,
     Rejected,
     Reply,
     TaskCall,
@@ -79,10 +80,6 @@ LINGER_S = 0.05
 """How long an idle lease is kept for the next task: a caller that awaits one task after the other needs no new lease.
 The node asks for it back at once when somebody waits.
 """
-
-MAX_REQUESTS = 64
-"""Leases asked for at a time when tasks need no CPU; otherwise as many as the node has room for."""
-
 
 MAX_CONNECT_FAILURES = 5
 """A worker may die between its lease and our connection; that many in a row mean that something else is wrong."""
@@ -165,7 +162,9 @@ class TaskOut(Outbound):
     def once_more(self, ref: ObjectRef[Any], dependencies: Sequence[Dependency], recipe: Recipe) -> None:
         """Run the same task for `ref`, whose value is lost: without a deadline, and for nobody who waits."""
         runtime, old = self.runtime, self.envelope
-        envelope = None if old is None else Envelope(num_returns=old.num_returns, units=old.units, name=old.name)
+        envelope = old and Envelope(
+            num_returns=old.num_returns, units=old.units, name=old.name, more=old.more, inside=old.inside
+        )
         call = TaskOut(runtime, next(runtime.hub.numbers), self.name, ref, self.encoded, dependencies, envelope)
         call.blob, call.group, call.retries, call.retry_on = self.blob, self.group, recipe.left, self.retry_on
         call.lease = call.losses = 0
@@ -269,40 +268,44 @@ class TaskOut(Outbound):
 class LeaseGroup:
     """The tasks and leases of one resource shape, which prefer one node."""
 
-    def __init__(self, runtime: ProcessRuntime, units: int, near: ProcessId) -> None:
+    def __init__(self, runtime: ProcessRuntime, want: Want, near: ProcessId) -> None:
         self.runtime = runtime
-        self.units = units
+        self.want = want
         self.near = near
-        self.pool: TaskPool[TaskOut] = TaskPool(self._room(runtime.node.info.cpu_units))
+        info = runtime.node.info
+        self.pool: TaskPool[TaskOut] = TaskPool(want.room(info.cpu_units, info.more))
+        self.patience = Patience(self) if want.timeout_s is not None else None
         self.peers: dict[int, Peer] = {}
         self.requests: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._failures = 0
         """Leased workers in a row that could not be reached."""
 
-    def _room(self, cpu_units: int) -> int:
-        """How many of this shape fit into all nodes together."""
-        return max(1, cpu_units // self.units if self.units else MAX_REQUESTS)
-
     # --- events
 
-    def capacity_changed(self, cpu_units: int) -> None:
-        self.pool.max_requests = self._room(cpu_units)
+    def capacity_changed(self, capacity: Capacity) -> None:
+        self.pool.max_requests = self.want.room(capacity.cpu_units, capacity.more)
         self.pump()
 
     def submit(self, call: TaskOut) -> None:
         call.queued = True
+        if self.patience is not None:
+            self.patience.begin(call)
         if self.pool.submit(call):
             self.pump()
 
     def submit_again(self, call: TaskOut) -> None:
         call.queued = True
+        if self.patience is not None:
+            self.patience.begin(call)
         self.pool.submit_again(call)
         self.pump()
 
     def finished(self, lease: int, call: TaskOut) -> None:
         pool = self.pool
         following = pool.finished(lease, call, self.runtime.loop.time())
+        if pool.leaving:
+            self._return(pool.left())
         if pool.queue or following is not None:
             if following is not None:
                 self._send(lease, following)
@@ -313,7 +316,10 @@ class LeaseGroup:
 
     def handed_back(self, lease: int, call: TaskOut) -> None:
         call.queued = True
+        if self.patience is not None:
+            self.patience.begin(call)
         self.pool.handed_back(lease, call)
+        self._return(self.pool.left())
         self.pump()
 
     def worker_lost(self, lease: int) -> bool:
@@ -337,12 +343,20 @@ class LeaseGroup:
     def withdraw(self, call: TaskOut) -> None:
         if call.queued:
             call.queued = False
+            if self.patience is not None:
+                self.patience.end(call)
             self.pool.withdraw(call)
         self.pump()
 
     def reclaim(self) -> None:
         """Somebody else waits for room: give back what is idle."""
         self._return(self.pool.idle(self.runtime.loop.time(), 0))
+
+    def ask_back(self, lease: int) -> None:
+        """The node wants a lease back, though there is more to run: as soon as what runs there has ended."""
+        self.pool.ask_back(lease)
+        self._return(self.pool.left())
+        self.pump()
 
     # --- effects
 
@@ -365,6 +379,8 @@ class LeaseGroup:
         """Nothing that waits here will run; some of it may have, in an attempt before."""
         for call in self.pool.drain():
             call.queued = False
+            if self.patience is not None:
+                self.patience.end(call)
             outcome = Outcome.UNKNOWN if call.may_have_run else Outcome.NOT_EXECUTED
             call.end(Failure(partial(kind, text, outcome=outcome)))
 
@@ -372,10 +388,14 @@ class LeaseGroup:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.patience is not None:
+            self.patience.close()
 
     def _send(self, lease: int, call: TaskOut) -> None:
         peer = self.peers.get(lease)
         call.queued = False
+        if self.patience is not None:
+            self.patience.end(call)
         call.lease = lease
         call.peer = peer
         try:
@@ -392,7 +412,7 @@ class LeaseGroup:
         runtime = self.runtime
         lease: Lease | None = None
         try:
-            lease = await runtime.node.lease(number, self.units, self.units, "task", label, self.near)
+            lease = await runtime.node.lease(number, self.want, "task", label, self.near)
             if lease is None:
                 self._forget(number)
                 self.pump()  # a task may have come after the request was taken back
@@ -445,7 +465,9 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
 
     def __init__(self, runtime: ProcessRuntime) -> None:
         self.runtime = runtime
-        self._groups: dict[tuple[int, ProcessId], LeaseGroup] = {}
+        self._groups: dict[tuple[Want, ProcessId], LeaseGroup] = {}
+        self._plain: LeaseGroup | None = None
+        """Of tasks that need one CPU and nothing else, wherever it is."""
         self.quota: RoomQuota = Quota(MAX_PENDING_CALLS, MAX_PENDING_BYTES)
 
     def call(
@@ -474,7 +496,7 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
         ref: ObjectRef[Any] = ObjectRef(runtime, number)
         envelope = None if origin is None else origin.envelope
         call = TaskOut(runtime, number, definition.name, ref, encoded, (), envelope)
-        call.set_out(blob, options, self._group(ONE_CPU))
+        call.set_out(blob, options, self._plain or self._group(PLAIN))
         begin_quickly(call, ref, quota, size, origin)
         call.group.submit(call)
         return ref
@@ -493,18 +515,20 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
         runtime.check_open()
         blob = runtime.code.blob_of(what)
         encoded, dependencies = encode_arguments(args, kwargs, runtime, options.name or what.name)
-        units = ONE_CPU if options.num_cpus is None else to_units("num_cpus", options.num_cpus)
+        scope = current_call.get()
+        want, inside = wanted(options, scope, options.name or what.name)
         envelope = make_envelope(
-            current_call.get(),
+            scope,
             structured=structured,
             timeout=time_left(options.timeout, runtime.loop.time()) if structured else options.timeout,
             num_returns=options.num_returns,
             name=options.name or "",
-            units=units,
+            request=want.needs,
         )
         number, result, where = find_sink(runtime, sink, options.num_returns)
+        envelope = within(envelope, inside)
         call = TaskOut(runtime, number, options.name or what.name, where, encoded, dependencies, envelope)
-        call.set_out(blob, options, self._group(units))
+        call.set_out(blob, options, self._group(want))
         call.size = size_of(encoded)
         return call, result
 
@@ -528,6 +552,14 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
         for group in list(self._groups.values()):
             group.reclaim()
 
+    def asked_back(self, peer: Peer, message: Reclaim, parts: Sequence[memoryview]) -> None:
+        """Handler: somebody waits for what leases hold."""
+        if not message.leases:
+            self.reclaim()
+        for lease in message.leases:
+            for group in list(self._groups.values()):
+                group.ask_back(lease)
+
     def fail_all(self, kind: Callable[..., BaseException], text: str) -> None:
         """Nothing that waits for a worker will run."""
         for group in list(self._groups.values()):
@@ -541,9 +573,9 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
     def capacity_changed(self, peer: Peer, message: Capacity, parts: Sequence[memoryview]) -> None:
         """Handler: nodes came or went."""
         node = self.runtime.node
-        node.info = structs.replace(node.info, cpu_units=message.cpu_units, nodes=message.nodes)
+        node.info = structs.replace(node.info, cpu_units=message.cpu_units, nodes=message.nodes, more=message.more)
         for group in list(self._groups.values()):
-            group.capacity_changed(message.cpu_units)
+            group.capacity_changed(message)
 
     def group_near(self, call: TaskOut) -> LeaseGroup:
         """For a call whose arguments are ready: those that are large draw it to the node where most of them lie."""
@@ -554,13 +586,15 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
                 weights[stored.node] = weights.get(stored.node, 0) + stored.size
         if not weights:
             return call.group
-        return self._group(call.group.units, max(weights, key=lambda node: weights[node]))
+        return self._group(call.group.want, max(weights, key=lambda node: weights[node]))
 
-    def _group(self, units: int, near: ProcessId = NOWHERE) -> LeaseGroup:
-        group = self._groups.get((units, near))
+    def _group(self, want: Want, near: ProcessId = NOWHERE) -> LeaseGroup:
+        group = self._groups.get((want, near))
         if group is None:
-            group = self._groups.setdefault((units, near), LeaseGroup(self.runtime, units, near))
+            group = self._groups.setdefault((want, near), LeaseGroup(self.runtime, want, near))
+        if want is PLAIN and near is NOWHERE:
+            self._plain = group
         return group
 
     def __repr__(self) -> str:
-        return f"<TaskSubmitter {', '.join(f'{group.units}: {group.pool!r}' for group in self._groups.values())}>"
+        return f"<TaskSubmitter {', '.join(f'{group.want.needs}: {group.pool!r}' for group in self._groups.values())}>"

@@ -44,6 +44,8 @@ class TaskPool(Generic[T]):
         self._gone: set[T] = set()
         """Tasks in the queue that were withdrawn."""
         self.leases: dict[int, LeasedWorker[T]] = {}
+        self.leaving: dict[int, LeasedWorker[T]] = {}
+        """Leases that were asked back: they get no more tasks."""
         self.requested = 0
         self.depth = 1
 
@@ -82,6 +84,8 @@ class TaskPool(Generic[T]):
         case, that all workers have as much as they may; None: `assign` must look, if anything waits."""
         worker = self.leases.get(lease)
         if worker is None or task not in worker.in_flight:
+            if self.leaving and (worker := self.leaving.get(lease)) is not None:
+                worker.in_flight.pop(task, None)
             return None
         in_flight = worker.in_flight
         ran = next(iter(in_flight)) == task
@@ -104,7 +108,7 @@ class TaskPool(Generic[T]):
 
     def handed_back(self, lease: int, task: T) -> None:
         """The worker did not start the task; it goes to the front of the queue."""
-        worker = self.leases.get(lease)
+        worker = self.leases.get(lease) or self.leaving.get(lease)
         if worker is not None:
             worker.in_flight.pop(task, None)
         self.depth = 1
@@ -112,7 +116,20 @@ class TaskPool(Generic[T]):
 
     def lost(self, lease: int) -> bool:
         """The worker is gone; who was in flight learns it elsewhere. True the first time."""
-        return self.leases.pop(lease, None) is not None
+        return (self.leases.pop(lease, None) or self.leaving.pop(lease, None)) is not None
+
+    def ask_back(self, lease: int) -> None:
+        """It gets no more tasks; `left` tells when those that it has are done."""
+        worker = self.leases.pop(lease, None)
+        if worker is not None:
+            self.leaving[lease] = worker
+
+    def left(self) -> list[int]:
+        """Leases that were asked back and have nothing to do any more; they are dropped here and must be returned."""
+        found = [each.lease for each in self.leaving.values() if not each.in_flight]
+        for lease in found:
+            del self.leaving[lease]
+        return found
 
     def idle(self, now: float, for_s: float) -> list[int]:
         """Leases without work for at least `for_s`; they are dropped here and must be returned."""

@@ -1,5 +1,6 @@
 """Public testing kit: sessions for tests, the conformance suite of transports, faults. The fixtures are in `plugin`."""
 
+from actorlite.resources import NodeResources
 from actorlite.testing.cluster import Cluster, ClusterNode, cluster, local_cluster
 from actorlite.testing.faults import Faults, FaultyTransport
 from actorlite.testing.leaks import LeakError
@@ -13,6 +14,7 @@ __all__ = [
     "Faults",
     "FaultyTransport",
     "LeakError",
+    "NodeResources",
     "Recorder",
     "check_transport",
     "cluster",

@@ -10,6 +10,7 @@ from actorlite.context import current_runtime
 from actorlite.ids import ProcessId
 from actorlite.node.daemon import Node
 from actorlite.opening.in_process import Neighbourhood
+from actorlite.resources import NodeResources, check_node
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan, Session, open_session, session_of
 from actorlite.transport import Address
@@ -23,15 +24,17 @@ async def local_cluster(
     namespace: str = "",
     object_store_memory: int | None = None,
     object_spilling_directory: str | None = None,
+    node: NodeResources | None = None,
 ) -> AsyncIterator[Session]:
-    """A node, its workers and a driver in this loop, talking over `scheme` (`"inproc"`, `"uds"`, `"tcp"`).
+    """A node, its workers and a driver in this loop, talking over `scheme` (`"inproc"`, `"uds"`, `"tcp"`). `node` says
+    all that it has, instead of `num_cpus`.
 
     Starts in milliseconds. Everything but the processes is what a local session runs: use it to test your own actors
     with real connections under them. The session is the current one inside the block.
     """
     before = current_runtime.get()
     session = await open_session(
-        _plan(scheme, namespace, num_cpus, object_store_memory, object_spilling_directory),
+        _plan(scheme, namespace, _node(node or num_cpus), object_store_memory, object_spilling_directory),
     )
     current_runtime.set(session.runtime)
     try:
@@ -46,7 +49,7 @@ async def local_cluster(
 @asynccontextmanager
 async def cluster(
     *,
-    nodes: int = 3,
+    nodes: int | Sequence[NodeResources] = 3,
     num_cpus: float | Sequence[float] = 2,
     scheme: str = "inproc",
     namespace: str = "",
@@ -55,20 +58,27 @@ async def cluster(
 ) -> AsyncIterator[Cluster]:
     """Several nodes in this loop, each with an object store of its own; a driver on the first.
 
-    `num_cpus`: of each node, or a list with one number for each. The driver's session is the current one inside the
-    block. Raises `ValueError` for less than one node, and for a list of another length.
+    `nodes`: how many, or all that each of them has. `num_cpus`: of each node, or a list with one number for each. The
+    driver's session is the current one inside the block. Raises `ValueError` for less than one node, and for a list of
+    another length.
     """
-    cpus = [float(num_cpus)] * nodes if isinstance(num_cpus, int | float) else list(num_cpus)
-    if nodes < 1 or len(cpus) != nodes:
-        raise ValueError(f"nodes={nodes!r}, num_cpus={num_cpus!r}: a cluster has at least one node, and CPUs for each")
-    plan = _plan(scheme, namespace, cpus[0], object_store_memory, object_spilling_directory)
+    if isinstance(nodes, int):
+        cpus = [num_cpus] * nodes if isinstance(num_cpus, int | float) else list(num_cpus)
+        if nodes < 1 or len(cpus) != nodes:
+            raise ValueError(
+                f"nodes={nodes!r}, num_cpus={num_cpus!r}: a cluster has at least one node, and CPUs for each"
+            )
+        nodes = [_node(each) for each in cpus]
+    if not nodes:
+        raise ValueError("nodes=[]: a cluster has at least one node")
+    plan = _plan(scheme, namespace, nodes[0], object_store_memory, object_spilling_directory)
     before = current_runtime.get()
     async with AsyncExitStack() as stack:
         stack.callback(current_runtime.set, before)
         neighbourhood = Neighbourhood(plan, stack)
         found = Cluster(neighbourhood)
         stack.push_async_callback(found._aclose)
-        for each in cpus:
+        for each in nodes:
             await found.add_node(each)
         inner = await stack.enter_async_context(AsyncExitStack())
         runtime = await neighbourhood.register(found.nodes[0].address, inner)
@@ -105,9 +115,9 @@ class Cluster:
         """In the order added, those that have ended included."""
         self._neighbourhood = neighbourhood
 
-    async def add_node(self, num_cpus: float = 2) -> ClusterNode:
-        """Another one, which knows all the others when this returns."""
-        node, address = await self._neighbourhood.start_node(num_cpus)
+    async def add_node(self, num_cpus: float | NodeResources = 2) -> ClusterNode:
+        """Another one, with so many CPUs, or with all that is said of it; it knows all the others when this returns."""
+        node, address = await self._neighbourhood.start_node(_node(num_cpus))
         found = ClusterNode(node, address)
         seeds = [each.address for each in self.nodes if each.is_running]
         self.nodes.append(found)
@@ -140,5 +150,11 @@ class Cluster:
         return f"<Cluster {self.nodes}>"
 
 
-def _plan(scheme: str, namespace: str, cpus: float | None, memory: int | None, spill_to: str | None) -> Plan:
-    return Plan("inproc://", namespace, cpus, (), Settings.from_environment(), scheme, memory, spill_to)
+def _node(has: float | NodeResources | None) -> NodeResources:
+    told = has if isinstance(has, NodeResources) else NodeResources(has)
+    check_node(told)
+    return told
+
+
+def _plan(scheme: str, namespace: str, node: NodeResources, memory: int | None, spill_to: str | None) -> Plan:
+    return Plan("inproc://", namespace, node, (), Settings.from_environment(), scheme, memory, spill_to)

@@ -49,6 +49,14 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     worker_entry: str = DEFAULT_WORKER_ENTRY
     node_entry: str = DEFAULT_NODE_ENTRY
     """`module:function`: what the daemon runs; a test of processes brings a node of its own."""
+    num_gpus: int | None = None
+    """None: what the host has."""
+    memory: int | None = None
+    """Bytes for tasks and actors. None: what the object store leaves of the host's."""
+    resources: dict[str, float] = msgspec.field(default_factory=dict)
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    max_workers: int | None = None
+    """None: without limit."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):

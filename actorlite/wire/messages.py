@@ -21,6 +21,20 @@ from actorlite.wire.control import (
     Names,
     ReleaseName,
 )
+from actorlite.wire.groups import (
+    AwaitGroup,
+    BundlesDone,
+    CommitBundles,
+    CreateGroup,
+    DescribeGroups,
+    GroupInfo,
+    Groups,
+    InGroup,
+    Place,
+    PrepareBundles,
+    RemoveGroup,
+    ReturnBundles,
+)
 from actorlite.wire.nodes import (
     Capacity,
     Chunk,
@@ -172,6 +186,10 @@ class Envelope(_Message, frozen=True):
     execution: int = 0
     """From 1 for a call that is sent again when its fate is unknown: the same call and execution never runs twice in
     one life of its actor."""
+    more: tuple[tuple[str, int], ...] = ()
+    """What else a task's lease holds for it: names and units."""
+    inside: InGroup | None = None
+    """The placement group that it runs in."""
 
 
 MAX_CHAIN = 64
@@ -246,6 +264,10 @@ class CreateActor(_Message, tag=13, frozen=True):
     """How often it was made before."""
     stop_timeout_s: float = 30.0
     """How long `on_stop` may take at a graceful end."""
+    more: tuple[tuple[str, int], ...] = ()
+    """What else it holds."""
+    inside: InGroup | None = None
+    """The placement group that it lives in."""
 
 
 class EndActor(_Message, tag=17, frozen=True):
@@ -492,6 +514,12 @@ class LeaseWorker(_Message, tag=102, frozen=True):
     """Whom the lease is for, when its node passes the request on to another node."""
     job: JobInfo | None = None
     """Its job, then."""
+    more: tuple[tuple[str, int], ...] = ()
+    """What is needed, and held, beside CPU: names and units."""
+    waits: bool = False
+    """Whether to wait for nodes to come that have as much, when none has."""
+    place: Place | None = None
+    """What else is asked of its node."""
 
 
 class ReturnLease(_Message, tag=103, frozen=True):
@@ -510,7 +538,10 @@ class WithdrawLeases(_Message, tag=104, frozen=True):
 
 
 class Reclaim(_Message, tag=105, frozen=True):
-    """Somebody waits for room: leases without work should come back now."""
+    """Somebody waits for room: leases without work should come back now. With `leases`: those, when what runs there has
+    ended."""
+
+    leases: tuple[int, ...] = ()
 
 
 class Blocked(_Message, tag=106, frozen=True):
@@ -591,6 +622,8 @@ class NodeInfo(_Message, tag=120, frozen=True):
     """Of all nodes of the cluster."""
     session_directory: str
     nodes: int = 1
+    more: tuple[tuple[str, int], ...] = ()
+    """Of all nodes, beside CPU."""
 
 
 class Lease(_Message, tag=121, frozen=True):
@@ -621,6 +654,16 @@ class Status(_Message, tag=123, frozen=True):
     """Detached actors: id, namespace, name, state. Of the node that leads the cluster."""
     not_restored: tuple[str, ...] = ()
     """What a node that was started again could not bring back, and why."""
+    nodes: tuple[tuple[ProcessId, NodeLoad], ...] = ()
+    """All that this one knows, itself first."""
+    demand: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
+    """What waits here, by what it needs, and how many."""
+    holders: tuple[tuple[str, tuple[tuple[str, int], ...], int], ...] = ()
+    """For whom something is held here, of each how much, and how many."""
+    max_workers: int = 0
+    """0: without limit."""
+    infeasible: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
+    """As `demand`, of what waits for other nodes to come."""
 
 
 class Yes(_Message, tag=124, frozen=True):
@@ -668,6 +711,13 @@ RequestBody = (
     | FindName
     | ListNames
     | CreateDetached
+    | CreateGroup
+    | AwaitGroup
+    | RemoveGroup
+    | DescribeGroups
+    | PrepareBundles
+    | CommitBundles
+    | ReturnBundles
 )
 ResponseBody = (
     NodeInfo
@@ -685,6 +735,9 @@ ResponseBody = (
     | Leased
     | NameHolder
     | Names
+    | GroupInfo
+    | Groups
+    | BundlesDone
 )
 HandshakeMessage = Hello | Challenge | Proof | Welcome | Refused
 Message = (

@@ -30,6 +30,9 @@ class NodeLoad(_NodeMessage, tag=70, frozen=True):
 
     total: int
     free: int
+    more: tuple[tuple[str, int, int], ...] = ()
+    """Other resources: name, in all, and free."""
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 class ProcessEnded(_NodeMessage, tag=71, frozen=True):
@@ -62,6 +65,8 @@ class Capacity(_NodeMessage, tag=74, frozen=True):
 
     cpu_units: int
     nodes: int
+    more: tuple[tuple[str, int], ...] = ()
+    """Other resources."""
 
 
 class JoinNode(_NodeMessage, tag=135, frozen=True):

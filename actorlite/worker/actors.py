@@ -62,6 +62,8 @@ class ActorShelf:
         # The constructor has the mailbox to itself, whatever the limit is.
         actor = HostedActor(message.target, manner.inbox(message), executor, peer, message.name, manner)
         actor.units = message.units
+        actor.more = message.more
+        actor.inside = message.inside
         actor.restarts = message.restarts
         actor.stop_timeout_s = message.stop_timeout_s
         self._actors[actor.id] = actor

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from actorlite.context import ActorExit, CallInfo
 from actorlite.errors import ActorDiedError, ActorError, Outcome, TaskCancelledError
 from actorlite.ids import ActorId, ObjectId
-from actorlite.options import DEFAULT_MAILBOX, Mailbox
-from actorlite.resources import CPU, from_units
+from actorlite.mailboxes import DEFAULT_MAILBOX, Mailbox
+from actorlite.resources import CPU, Pairs, from_units
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.calls import Submitted
 from actorlite.state.crowd import Crowd
@@ -22,6 +22,7 @@ from actorlite.state.mailbox import CHAIN_DEPTH
 from actorlite.state.mailbox import Mailbox as Inbox
 from actorlite.state.pace import Pace
 from actorlite.wire.failures import encode_failure
+from actorlite.wire.groups import InGroup
 from actorlite.wire.messages import MAX_CHAIN, ONE_CPU, Conduct, CreateActor, Envelope
 from actorlite.worker.executor import ThreadExecutor
 
@@ -79,7 +80,7 @@ class HostedActor:
     """One actor here. Slim: a worker may host a hundred thousand."""
 
     __slots__ = (
-        "id", "instance", "mailbox", "executor", "creator", "cls", "name", "units", "restarts",
+        "id", "instance", "mailbox", "executor", "creator", "cls", "name", "units", "more", "inside", "restarts",
         "stop_timeout_s", "manner", "crowd", "watched",
     )  # fmt: skip
 
@@ -102,6 +103,10 @@ class HostedActor:
         self.name = name
         self.units = 0
         """The CPU that it holds while it lives."""
+        self.more: Pairs = ()
+        """What else it holds."""
+        self.inside: InGroup | None = None
+        """The placement group that it lives in."""
         self.manner = manner
         self.crowd: Crowd[Peer] | None = None
         """Its callers, while its mailbox is full."""
@@ -143,6 +148,23 @@ class RunningCall(ABC):
             return self.actor.units
         envelope = self.envelope
         return envelope.units if envelope is not None else ONE_CPU
+
+    @property
+    def held(self) -> dict[str, float]:
+        """All that is held for it."""
+        more = self.actor.more if self.actor is not None else self.envelope.more if self.envelope is not None else ()
+        return {name: from_units(units) for name, units in ((CPU, self.units), *more) if units}
+
+    @property
+    def inside(self) -> InGroup | None:
+        if self.actor is not None:
+            return self.actor.inside
+        return self.envelope.inside if self.envelope is not None else None
+
+    @property
+    def captures(self) -> bool:
+        inside = self.inside
+        return inside is not None and inside.captures
 
     size = 0
     """Bytes that it holds while it waits."""
@@ -221,7 +243,8 @@ class RunningCall(ABC):
             actor_name=(actor.name or None) if actor is not None else None,
             actor_class=actor.cls if actor is not None else None,
             actor_data=(actor.id, actor.creator.identity.address, *actor.manner.limits) if actor is not None else (),
-            resources={CPU: from_units(self.units)} if self.units else {},
+            resources=self.held,
+            gpus=self.worker.spec.gpus,
             reconstructed=actor is not None and actor.restarts > 0,
         )
 

@@ -180,6 +180,8 @@ def _prepare(config: wire.ZygoteConfig, channel: socket.socket) -> tuple[Entry, 
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     faulthandler.enable()
     gc.disable()
+    # What is preloaded reads it once, here; workers for several CPUs are told another number.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     entry, seconds = preload(config)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -389,6 +391,10 @@ def _worker_main(entry: Entry, spec: WorkerSpec, leave: Callable[[], None]) -> N
 def _run(entry: Entry, spec: WorkerSpec) -> int:
     gc.enable()
     os.environ[WORKER_VARIABLE] = spec.process
+    if spec.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
+    if spec.threads:
+        os.environ["OMP_NUM_THREADS"] = str(spec.threads)
     try:
         adopt_path(spec.sys_path, spec.cwd)
     except OSError as error:

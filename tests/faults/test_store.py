@@ -20,6 +20,7 @@ from actorlite import shared_node
 from actorlite.config import Settings
 from actorlite.context import current_call
 from actorlite.errors import NodeDiedError, ObjectLostError, ObjectStoreFullError, OwnerDiedError, WorkerCrashedError
+from actorlite.resources import NodeResources
 
 from ..arrays import Floats, MiB, pattern
 
@@ -96,7 +97,7 @@ async def test_what_a_dead_worker_was_reading_is_free_again(without_disk: al.Ses
 async def test_a_session_that_was_closed_is_not_dead(tmp_path: Path) -> None:
     """Its process lives on and may look at what it has: the memory is not used again."""
     place = shared_node.Place.at(f"uds://{tmp_path}/n/node.sock", Settings(runtime_root=str(tmp_path)))
-    wanted = shared_node.Wanted(num_cpus=1, object_store_memory=8 * MiB, object_spilling_directory="")
+    wanted = shared_node.Wanted(NodeResources(1), object_store_memory=8 * MiB, object_spilling_directory="")
     async with shared_node.running(place, wanted) as node:
         async with al.init(node.address):
             view = (await (await al.put(pattern(1, 3))))[7:]
@@ -180,7 +181,7 @@ async def test_files_of_a_killed_daemon_are_removed_by_the_next(tmp_path: Path) 
 async def test_views_of_a_driver_that_was_cut_off(tmp_path: Path) -> None:
     """Its process lives, so the node waits for its end, whatever became of the connection."""
     place = shared_node.Place.at(f"uds://{tmp_path}/n/node.sock", Settings(runtime_root=str(tmp_path)))
-    wanted = shared_node.Wanted(num_cpus=1, object_store_memory=8 * MiB, object_spilling_directory="")
+    wanted = shared_node.Wanted(NodeResources(1), object_store_memory=8 * MiB, object_spilling_directory="")
     async with shared_node.running(place, wanted) as node:
         async with al.init(node.address) as session:
             array = await (await al.put(pattern(1, 3)))
@@ -271,7 +272,7 @@ async def test_whoever_waits_for_what_a_killed_process_owns_is_told(session: al.
 
 async def test_a_driver_that_is_killed_hands_over_nothing_but_its_workers_do(tmp_path: Path) -> None:
     place = shared_node.Place.at(f"uds://{tmp_path}/n/node.sock", Settings(runtime_root=str(tmp_path)))
-    async with shared_node.running(place, shared_node.Wanted(num_cpus=2, object_store_memory=8 * MiB)) as node:
+    async with shared_node.running(place, shared_node.Wanted(NodeResources(2), object_store_memory=8 * MiB)) as node:
         async with al.init(node.address) as staying:
             ending = await al.init(node.address)
             with ending.use():

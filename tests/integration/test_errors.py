@@ -276,7 +276,7 @@ async def test_a_coroutine_constructor_is_refused_with_advice(cluster: al.Sessio
 async def test_what_can_never_be_scheduled_fails_at_once(cluster: al.Session) -> None:
     error = await raised(fail.options(num_cpus=100).remote())
     assert isinstance(error, TaskUnschedulableError)
-    assert "98 too few" in str(error)
+    assert "CPU: 98 too few" in str(error)
 
 
 async def test_no_retry_of_what_user_code_raised(cluster: al.Session, gate: Any) -> None:

@@ -22,6 +22,7 @@ from actorlite.errors import ObjectReconstructionFailedError, OwnerDiedError
 from actorlite.host import SystemEntropy
 from actorlite.opening.driver import register
 from actorlite.opening.whereabouts import AddressMaker, sockets_in
+from actorlite.resources import NodeResources
 from actorlite.session import Plan, Session
 from actorlite.testing.cluster import cluster, local_cluster
 
@@ -90,7 +91,7 @@ async def two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[T
     if request.param == "processes":
         place = shared_node.Place.at(f"uds://{tmp_path}/n/node.sock", Settings(runtime_root=str(tmp_path)))
         async with (
-            shared_node.running(place, shared_node.Wanted(num_cpus=4, **options)) as node,
+            shared_node.running(place, shared_node.Wanted(NodeResources(4), **options)) as node,
             al.init(node.address) as staying,
             al.init(node.address) as ending,
         ):
@@ -111,7 +112,7 @@ async def second_driver(session: al.Session, scheme: str, directory: Path) -> al
         "uds": sockets_in(directory),
     }
     first = session.runtime
-    plan = Plan("inproc://", "", None, (), Settings.from_environment())
+    plan = Plan("inproc://", "", NodeResources(), (), Settings.from_environment())
     node = first.node_peer.identity.address
     stack = AsyncExitStack()
     runtime = await register(plan, node, first.hub._token, where[scheme], SystemEntropy(), stack)

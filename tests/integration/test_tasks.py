@@ -127,7 +127,9 @@ async def test_sizes(cluster: al.Session, size: int) -> None:
 
 
 async def test_a_request_that_can_never_be_met_fails_at_once_with_the_shortfall(cluster: al.Session) -> None:
-    with pytest.raises(TaskUnschedulableError, match=r"plain needs 50 CPU, but the node has 2 in all \(48 too few\)"):
+    with pytest.raises(
+        TaskUnschedulableError, match=r"plain needs CPU: 50, but the node has CPU: 2 in all \(CPU: 48 too few\)"
+    ):
         await plain.options(num_cpus=50).remote(1)
     with pytest.raises(TaskUnschedulableError):
         await plain.options(num_cpus=2.5)(1)

@@ -108,6 +108,30 @@ def test_start_use_and_stop(place: Path) -> None:
     assert left_in(place) == []
 
 
+def test_what_a_node_has(place: Path) -> None:
+    told = ("--num-cpus", "1", "--num-gpus", "2", "--memory", str(2**30), "--max-workers", "3")
+    done("start", *told, "--resources", '{"disk": 2}', "--labels", '{"zone": "a"}')
+    shown = done("status")
+    for line in ("GPU      0 of 2 leased", "disk     0 of 2 leased", "memory   0 of 1 GiB leased", "labels   zone=a"):
+        assert line in shown
+    done("stop")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("--resources", '{"CPU": 2}', "resources must not contain 'CPU': use num_cpus="),
+        ("--resources", "disk", "'disk' is not JSON"),
+        ("--labels", "[1]", "is not a JSON object"),
+        ("--labels", '{"a b": "c"}', "labels key 'a b'"),
+    ],
+)
+def test_what_a_node_cannot_have_is_wrong_usage(place: Path, option: str, value: str, text: str) -> None:
+    result = actorlite("start", option, value)
+    assert result.returncode == 2
+    assert text in result.stderr
+
+
 def test_a_second_start_finds_the_first(place: Path) -> None:
     pid = pid_in(done("start"))
     assert f"already runs at uds://{place}" in (text := refused("start"))

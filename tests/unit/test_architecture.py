@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
-        "errors ids loading options signatures resources definitions config context deadlines propagation refs streams",
+        "errors ids loading mailboxes checks options signatures resources labels strategies definitions config context"
+        " deadlines propagation refs streams",
         "wire state",
         "transport host proctree pages",
         "rpc",
@@ -47,6 +48,8 @@ MAX_PARAMETERS = 8
 
 ALLOWED: dict[str, str] = {
     "import actorlite/__init__.py:actorlite.interface": "importing any module of ours runs this file: it imports late",
+    "methods actorlite/inspection.py:RuntimeContext": "a flat list of read-only getters, each of which users know",
+    "parameters actorlite/session.py:init": "what a user may say of a session and of its node",
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",
     "class actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",
     "methods actorlite/runtime/actors.py:Link": "slim: one object for what a handle knows, its queue included",

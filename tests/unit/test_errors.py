@@ -27,9 +27,9 @@ BUILTINS = {
     "TransportError": ConnectionError,
     "ConnectFailed": ConnectionError,
     "ConnectionLost": ConnectionError,
+    "ControlUnavailable": ConnectionError,
     "ProtocolError": ConnectionError,
     "AuthenticationError": PermissionError,
-    "ControlUnavailable": ConnectionError,
     "ActorAlreadyExistsError": ValueError,
     "ActorNotFoundError": ValueError,
 }

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from actorlite.options import NOT_YET, ActorOptions, MethodOptions, TaskOptions
+from actorlite.resources import ONE_CPU
 
 TASK_DEFAULTS = TaskOptions(num_cpus=None, max_retries=3, num_returns=1, name=None, timeout=None)
 ACTOR_DEFAULTS = ActorOptions(max_concurrency=1, max_pending_calls=1_000_000, process="dedicated")
@@ -57,6 +58,12 @@ def test_unknown_keywords_name_the_nearest(make: Any, keyword: str, text: str) -
     [
         (TaskOptions.make, "num_cpus", "1"),
         (TaskOptions.make, "num_cpus", True),
+        (TaskOptions.make, "num_gpus", "1"),
+        (ActorOptions.make, "memory", "1G"),
+        (ActorOptions.make, "resources", [("x", 1)]),
+        (TaskOptions.make, "resources", {"x": "1"}),
+        (TaskOptions.make, "accelerator_type", 100),
+        (TaskOptions.make, "schedule_timeout", "1s"),
         (TaskOptions.make, "resources", 1),
         (TaskOptions.make, "resources", {1: 1}),
         (TaskOptions.make, "num_returns", 1.0),
@@ -87,6 +94,16 @@ def test_a_wrong_type_names_option_and_value(make: Any, name: str, value: object
         (TaskOptions.make, "num_cpus", -1),
         (TaskOptions.make, "num_cpus", 0.00001),
         (TaskOptions.make, "num_gpus", 1.5),
+        (TaskOptions.make, "num_gpus", -1),
+        (ActorOptions.make, "num_gpus", 0.00001),
+        (TaskOptions.make, "memory", float("nan")),
+        (TaskOptions.make, "resources", {"": 1}),
+        (ActorOptions.make, "resources", {"x": -1}),
+        (TaskOptions.make, "resources", {"GPU": 1}),
+        (TaskOptions.make, "resources", {"memory": 1}),
+        (TaskOptions.make, "accelerator_type", ""),
+        (TaskOptions.make, "schedule_timeout", 0),
+        (ActorOptions.make, "schedule_timeout", -1),
         (TaskOptions.make, "memory", -1),
         (TaskOptions.make, "resources", {"CPU": 1}),
         (TaskOptions.make, "resources", {"bundle": 1}),
@@ -135,13 +152,6 @@ def test_options_that_contradict_each_other() -> None:
 
 
 SOMETHING: dict[str, tuple[Any, object]] = {
-    "num_gpus": (TaskOptions, 1),
-    "memory": (TaskOptions, 1024),
-    "resources": (TaskOptions, {"x": 1}),
-    "accelerator_type": (TaskOptions, "A100"),
-    "scheduling_strategy": (TaskOptions, "SPREAD"),
-    "label_selector": (TaskOptions, {"zone": "a"}),
-    "fallback_strategy": (TaskOptions, [{"label_selector": {}}]),
     "runtime_env": (TaskOptions, {"env_vars": {"A": "b"}}),
     "max_calls": (TaskOptions, 1),
     "enable_task_events": (TaskOptions, False),
@@ -159,13 +169,33 @@ def test_what_does_not_exist_yet_is_refused_not_ignored(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "keywords"),
     [
-        (TaskOptions, {"num_gpus": 0.0, "retry_exceptions": False, "resources": {}, "scheduling_strategy": "DEFAULT"}),
+        (TaskOptions, {"retry_exceptions": False, "resources": {}, "label_selector": {}, "fallback_strategy": []}),
         (TaskOptions, {"enable_task_events": True, "max_calls": 0}),
         (ActorOptions, {"max_restarts": 0, "lifetime": "non_detached", "allow_out_of_order_execution": False}),
     ],
 )
 def test_values_that_ask_for_nothing_new_are_accepted(kind: Any, keywords: dict[str, Any]) -> None:
     assert kind.make(**keywords) == kind.make()
+
+
+def test_what_tasks_and_actors_hold() -> None:
+    assert TaskOptions.make().request is ONE_CPU and TaskOptions.make().is_plain
+    options = TaskOptions.make(num_gpus=0.5, memory=10, resources={"x": 2, "a": 1}, accelerator_type="T4")
+    assert str(options.request) == "CPU: 1, GPU: 0.5, a: 1, accelerator_type:T4: 0.001, memory: 10, x: 2"
+    assert not options.is_plain and hash(options) == hash(options.merged(name=None))
+    assert options.merged(num_gpus=None, resources=None, memory=None, accelerator_type=None).is_plain
+    assert not TaskOptions.make(schedule_timeout=1).is_plain
+    assert TaskOptions.make(num_gpus=0, resources={}).is_plain, "nothing is asked for"
+    actor = ActorOptions.make()
+    assert (str(actor.request.placement), str(actor.request.lifetime)) == ("CPU: 1", "nothing")
+    actor = actor.merged(memory=10)
+    assert (str(actor.request.placement), str(actor.request.lifetime)) == ("CPU: 1, memory: 10", "memory: 10")
+    actor = actor.merged(resources={"x": 1})
+    held = actor.request.lifetime
+    assert actor.request.placement == held and str(held) == "CPU: 1, memory: 10, x: 1"
+    assert pickle.loads(pickle.dumps(actor)).request == actor.request
+    with pytest.raises(ValueError, match=r'num_gpus=1 contradicts process="shared"'):
+        ActorOptions.make(process="shared").merged(num_gpus=1)
 
 
 def test_retries_and_restarts() -> None:

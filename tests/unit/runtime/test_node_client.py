@@ -9,7 +9,7 @@ import pytest
 
 from actorlite.errors import ConnectionLost, NodeDiedError, TaskUnschedulableError
 from actorlite.ids import ProcessId
-from actorlite.runtime.node_client import NodeClient
+from actorlite.runtime.node_client import PLAIN, NodeClient
 from actorlite.wire.messages import Lease, NodeInfo, Request, ReturnLease, WithdrawLeases, decode
 
 pytestmark = pytest.mark.asyncio
@@ -39,7 +39,7 @@ def client() -> tuple[NodeClient, FakePeer]:
 
 
 async def asked(node: NodeClient, peer: FakePeer) -> asyncio.Task[Lease | None]:
-    task = asyncio.create_task(node.lease(7, 1, 1, "task", "f"))
+    task = asyncio.create_task(node.lease(7, PLAIN, "task", "f"))
     while not peer.answers:
         await asyncio.sleep(0)
     return task
@@ -100,5 +100,5 @@ async def test_a_node_that_is_gone_grants_nothing() -> None:
     node, peer = client()
     node.gone = "it was stopped"
     with pytest.raises(NodeDiedError, match="it was stopped"):
-        await node.lease(7, 1, 1, "task", "f")
+        await node.lease(7, PLAIN, "task", "f")
     assert peer.answers == []

@@ -1,66 +1,182 @@
 from __future__ import annotations
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actorlite.ids import ProcessId
-from actorlite.state.scheduling import CROWDED, NodeView, choose
+from actorlite.labels import ANY_LABELS, LabelSelector
+from actorlite.resources import ResourceSet
+from actorlite.state.scheduling import CROWDED, Affinity, NodeIndex, NodeView, Wish
 
-NOWHERE = ProcessId("")
-
-
-def view(name: str, total: int, free: int) -> NodeView:
-    return NodeView(ProcessId(name), total, free)
+ONE = ResourceSet.from_floats({"CPU": 1})
 
 
-@pytest.mark.parametrize(
-    ("total", "free", "use"),
-    [(10, 10, 0), (10, 6, 0), (10, 5, CROWDED), (10, 1, 0.9), (10, 0, 1), (0, 0, 0), (1, 0, 1)],
+def node(
+    name: str, total: float = 4, free: float | None = None, gpus: float = 0, labels: dict[str, str] | None = None
+) -> NodeView:
+    have = {"CPU": total, "GPU": gpus}
+    left = {"CPU": total if free is None else free, "GPU": gpus}
+    return NodeView(ProcessId(name), ResourceSet.from_floats(have), ResourceSet.from_floats(left), labels or {})
+
+
+def index(*views: NodeView, here: str = "a") -> NodeIndex:
+    found = NodeIndex(ProcessId(here))
+    for view in views:
+        found.put(view)
+    return found
+
+
+def cpus(number: float) -> ResourceSet:
+    return ResourceSet.from_floats({"CPU": number})
+
+
+def labelled(**labels: str) -> LabelSelector:
+    return LabelSelector.parse("x", labels)
+
+
+def test_work_stays_here_until_half_of_the_node_is_in_use() -> None:
+    nodes = index(node("a", 4), node("b", 4))
+    taken = []
+    for _ in range(8):
+        found = nodes.choose(Wish(ONE))
+        assert found is not None
+        nodes.assume(found, ONE)
+        taken.append(found)
+    assert taken[:4] == ["a", "a", "b", "b"]
+    assert sorted(taken[4:6]) == ["a", "b"]
+    assert sorted(taken[6:]) == ["a", "b"]
+
+
+def test_arguments_draw_a_request_to_where_they_lie_if_there_is_room() -> None:
+    nodes = index(node("a"), node("b", 4, 1))
+    assert nodes.choose(Wish(ONE), ProcessId("b")) == "b"
+    assert nodes.choose(Wish(cpus(2)), ProcessId("b")) == "a"
+    assert nodes.choose(Wish(ONE), ProcessId("gone")) == "a"
+    assert nodes.choose(Wish(ONE, spread=True), ProcessId("b")) in ("a", "b")
+
+
+def test_a_request_waits_here_when_all_are_busy_and_elsewhere_when_this_node_is_too_small() -> None:
+    nodes = index(node("a", 2, 0), node("b", 4, 0), node("c", 4, 0))
+    assert nodes.choose(Wish(ONE)) == "a"
+    assert nodes.choose(Wish(ONE), ProcessId("b")) == "b"
+    assert {nodes.choose(Wish(cpus(3))) for _ in range(2)} == {"b", "c"}
+    assert nodes.choose(Wish(cpus(5))) is None
+    assert nodes.shortfall(Wish(cpus(5))) == "node a lacks CPU: 3; node b lacks CPU: 1; node c lacks CPU: 1"
+
+
+def test_spread_goes_round_all_nodes_with_room() -> None:
+    nodes = index(node("a", 8), node("b", 8), node("c", 8, 1))
+    taken = []
+    for _ in range(7):
+        found = nodes.choose(Wish(ONE, spread=True))
+        assert found is not None
+        nodes.assume(found, ONE)
+        taken.append(found)
+    assert sorted(taken[:3]) == ["a", "b", "c"]
+    assert sorted(taken[3:5]) == ["a", "b"]
+    assert sorted(taken[5:7]) == ["a", "b"]
+    busy = index(node("a", 1, 0), node("b", 1, 0))
+    assert {busy.choose(Wish(ONE, spread=True)) for _ in range(2)} == {"a", "b"}
+
+
+def test_what_needs_no_gpu_leaves_nodes_that_have_some_alone() -> None:
+    nodes = index(node("a", gpus=2), node("b", 4, 1))
+    assert nodes.choose(Wish(ONE)) == "b"
+    nodes.assume(ProcessId("b"), ONE)
+    assert nodes.choose(Wish(ONE)) == "a"
+    assert nodes.choose(Wish(ResourceSet.from_floats({"GPU": 1}))) == "a"
+
+
+def test_affinity_to_a_node_is_kept_also_when_it_is_busy() -> None:
+    nodes = index(node("a"), node("b", 4, 0))
+    assert nodes.choose(Wish(ONE, affinity=Affinity(ProcessId("b")))) == "b"
+    assert nodes.choose(Wish(ONE, affinity=Affinity(ProcessId("b"), soft=True))) == "b"
+    gone = Wish(ONE, affinity=Affinity(ProcessId("z")))
+    assert nodes.choose(gone) is None
+    assert nodes.shortfall(gone) == "node z is not in the cluster (any more)"
+    assert nodes.choose(Wish(ONE, affinity=Affinity(ProcessId("z"), soft=True))) == "a"
+    small = Wish(cpus(5), affinity=Affinity(ProcessId("b")))
+    assert nodes.choose(small) is None
+    assert nodes.shortfall(small) == "node b lacks CPU: 1"
+
+
+def test_selectors_are_tried_in_order_and_room_comes_first() -> None:
+    nodes = index(node("a"), node("b", 4, 0, labels={"zone": "x"}), node("c", labels={"zone": "y"}))
+    first, second = labelled(zone="x"), labelled(zone="y")
+    assert nodes.choose(Wish(ONE, (first,))) == "b"
+    assert nodes.choose(Wish(ONE, (first, second))) == "c"
+    assert nodes.choose(Wish(cpus(4), (second, first))) == "c"
+    assert nodes.choose(Wish(ONE, (labelled(zone="!y"),))) == "a"
+    nowhere = Wish(ONE, (labelled(zone="z"),))
+    assert nodes.choose(nowhere) is None
+    assert "node c has labels {'zone': 'y'}, not [zone in (z)]" in nodes.shortfall(nowhere)
+    assert nodes.choose(Wish(ONE, (first,), affinity=Affinity(ProcessId("a")))) is None
+
+
+def test_nodes_come_and_go() -> None:
+    nodes = index(node("a", 1))
+    assert nodes.choose(Wish(cpus(2))) is None
+    nodes.put(node("b", 2))
+    assert nodes.choose(Wish(cpus(2))) == "b"
+    nodes.remove(ProcessId("b"))
+    nodes.remove(ProcessId("b"))
+    assert nodes.choose(Wish(cpus(2))) is None
+    assert nodes.shortfall(Wish(cpus(2))) == "node a lacks CPU: 1"
+
+
+def test_an_error_lists_a_few_nodes_only() -> None:
+    nodes = index(*[node(f"n{number:02}") for number in range(30)])
+    assert nodes.shortfall(Wish(cpus(5))).endswith("; and 20 more nodes")
+
+
+def test_different_nodes_prefer_different_ones_among_equals() -> None:
+    names = [f"n{number}" for number in range(20)]
+    chosen = set()
+    for here in ("x", "y", "z", "u", "v"):
+        chosen.add(index(*[node(name) for name in names], here=here).choose(Wish(ONE)))
+    assert len(chosen) > 1
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(0, 7), st.integers(0, 8), st.integers(0, 8), st.integers(0, 1)),
+        st.tuples(st.just("remove"), st.integers(0, 7)),
+        st.tuples(st.just("choose"), st.integers(0, 9), st.integers(0, 8), st.booleans(), st.booleans()),
+    ),
+    max_size=60,
 )
-def test_below_half_a_node_counts_as_empty(total: int, free: int, use: float):
-    assert view("a", total, free).use == pytest.approx(use)
 
 
-@pytest.mark.parametrize(
-    ("needs", "near", "here", "others", "chosen"),
-    [
-        pytest.param(1, "", (4, 4), {}, "here", id="alone"),
-        pytest.param(1, "", (4, 0), {}, "here", id="alone and busy: it waits"),
-        pytest.param(5, "", (4, 4), {}, None, id="alone and too small"),
-        # Near.
-        pytest.param(1, "b", (4, 4), {"a": (4, 4), "b": (4, 1)}, "b", id="near, though it is the fullest"),
-        pytest.param(1, "here", (4, 1), {"a": (4, 4)}, "here", id="near is here, though it is crowded"),
-        pytest.param(2, "b", (4, 4), {"b": (4, 1)}, "here", id="near has no room now: not waited for"),
-        pytest.param(2, "b", (4, 0), {"a": (4, 3), "b": (4, 1)}, "a", id="near has no room, nor has here"),
-        pytest.param(2, "b", (4, 1), {"b": (4, 1)}, "b", id="nobody has room: near is waited for"),
-        pytest.param(5, "b", (4, 4), {"a": (8, 0), "b": (4, 4)}, "a", id="near is too small"),
-        pytest.param(1, "gone", (4, 4), {"a": (4, 4)}, "here", id="near is not known"),
-        # Packed below half, spread above.
-        pytest.param(1, "", (4, 3), {"a": (4, 4)}, "here", id="here below half, though another is empty"),
-        pytest.param(1, "", (10, 6), {"a": (10, 10)}, "here", id="here just below half"),
-        pytest.param(1, "", (10, 5), {"a": (10, 6)}, "a", id="here at half"),
-        pytest.param(1, "", (10, 5), {"a": (10, 4)}, "here", id="all crowded: the least used, which is here"),
-        pytest.param(1, "", (10, 3), {"a": (10, 4), "b": (10, 5)}, "b", id="all crowded: the least used"),
-        pytest.param(1, "", (10, 4), {"a": (100, 39)}, "here", id="use is relative to what a node has"),
-        # Ties.
-        pytest.param(1, "", (4, 1), {"a": (4, 1)}, "here", id="equally crowded: here"),
-        pytest.param(1, "", (4, 0), {"b": (4, 4), "a": (4, 3)}, "a", id="equally empty: by name"),
-        pytest.param(1, "", (4, 0), {"b": (4, 1), "a": (4, 1)}, "a", id="equally crowded others: by name"),
-        # Nobody free.
-        pytest.param(2, "", (4, 1), {"a": (4, 1)}, "here", id="nobody has room: it waits here"),
-        pytest.param(4, "", (2, 2), {"a": (4, 1), "b": (8, 3)}, "b", id="here never: the largest is waited for"),
-        pytest.param(4, "", (2, 2), {"a": (4, 1), "b": (4, 3)}, "b", id="equally large: by name"),
-        # Nobody able.
-        pytest.param(9, "a", (4, 4), {"a": (8, 8)}, None, id="nobody is large enough"),
-        pytest.param(1, "", (0, 0), {}, None, id="nobody has anything"),
-        # Zero.
-        pytest.param(0, "", (0, 0), {"a": (4, 4)}, "here", id="nothing is needed: here, which has none"),
-        pytest.param(0, "", (4, 0), {"a": (4, 4)}, "a", id="nothing is needed, and here is crowded"),
-        pytest.param(0, "a", (4, 4), {"a": (4, 0)}, "a", id="nothing is needed, near a full one"),
-    ],
-)
-def test_the_node_for_a_request(
-    needs: int, near: str, here: tuple[int, int], others: dict[str, tuple[int, int]], chosen: str | None
-):
-    views = [view(name, *room) for name, room in others.items()]
-    for order in (views, views[::-1]):
-        assert choose(needs, ProcessId(near), view("here", *here), order) == chosen
+@given(steps)
+def test_the_index_decides_as_one_who_looks_at_all_nodes(history: list[tuple[object, ...]]) -> None:
+    nodes = index(here="n0")
+    for step in history:
+        match step:
+            case ("put", int(number), int(total), int(used), int(zone)):
+                name, free = f"n{number}", max(0, total - used)
+                nodes.put(node(name, total, free, labels={"zone": str(zone)}))
+            case ("remove", int(number)):
+                nodes.remove(ProcessId(f"n{number}"))
+            case ("choose", int(needs), int(near), bool(spread), bool(picky)):
+                wish = Wish(cpus(needs), (labelled(zone="1"),) if picky else (ANY_LABELS,), spread)
+                found = nodes.choose(wish, ProcessId(f"n{near}"))
+                _check(nodes, wish, ProcessId(f"n{near}"), found)
+                if found is not None:
+                    nodes.assume(found, wish.needs)
+
+
+def _check(nodes: NodeIndex, wish: Wish, near: ProcessId, found: ProcessId | None) -> None:
+    able = [v for v in nodes.views.values() if v.total.fits(wish.needs) and wish.selectors[0].matches(v.labels)]
+    ready = [view for view in able if view.free.fits(wish.needs)]
+    if found is None:
+        assert not able
+        return
+    assert found in [view.node for view in ready or able]
+    if wish.spread:
+        return
+    if near in [view.node for view in ready or able]:
+        assert found == near
+    elif ready:
+        best = min(view.use if view.use >= CROWDED else 0.0 for view in ready)
+        use = nodes.views[found].use
+        assert (use if use >= CROWDED else 0.0) == best

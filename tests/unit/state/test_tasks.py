@@ -253,3 +253,29 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPoolMachine = PoolMachine.TestCase
 TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_a_lease_that_is_asked_back_gets_no_more_tasks_and_is_returned_when_it_is_done():
+    pool: TaskPool[str] = TaskPool(4)
+    pool.granted(1, 0.0)
+    pool.granted(2, 0.0)
+    for task in "abcd":
+        pool.submit(task)
+    assert dict(pool.assign(0.0)) == {1: "a", 2: "b"}
+    pool.ask_back(1)
+    pool.ask_back(9)
+    assert pool.left() == [], "it has one to run"
+    assert pool.finished(1, "a", 0.1) is None, "nothing follows"
+    assert pool.left() == [1] and pool.left() == []
+    pool.ask_back(2)
+    pool.handed_back(2, "b")
+    assert pool.left() == [2]
+    assert list(pool.queue) == ["b", "c", "d"] and not pool.lost(2)
+
+
+def test_a_lease_that_was_asked_back_may_be_lost():
+    pool: TaskPool[str] = TaskPool(4)
+    pool.granted(1, 0.0)
+    pool.ask_back(1)
+    assert pool.lost(1) and not pool.lost(1)
+    assert pool.left() == []

@@ -22,6 +22,21 @@ from actorlite.wire.control import (
     Names,
     ReleaseName,
 )
+from actorlite.wire.groups import (
+    AwaitGroup,
+    BundlesDone,
+    CommitBundles,
+    CreateGroup,
+    DescribeGroups,
+    GroupInfo,
+    Groups,
+    GroupShape,
+    InGroup,
+    Place,
+    PrepareBundles,
+    RemoveGroup,
+    ReturnBundles,
+)
 from actorlite.wire.messages import (
     DECODE_ERRORS,
     ActorCall,
@@ -129,6 +144,7 @@ OBJECT = ObjectId("0011223344556677-00000000000a")
 ME = Identity("0011223344556677", "worker", "uds:///w", 17, "3.12")
 SMALL = Payload(1, b"\x80")
 BIG = Payload(2, b"", 3, (("0011223344556677-00000000000a", "uds:///o"),))
+SHAPE = GroupShape("g-1", ((("CPU", 10_000),), (("GPU", 5_000),)), "SPREAD", "gang", "ns", ((("zone", "a"),), ()))
 ENVELOPE = Envelope(
     2,
     1.5,
@@ -193,10 +209,10 @@ GOLDEN = {
     "task call with everything": (
         TaskCall(7, b"digest", BIG, ENVELOPE, (Slot(0, SMALL), SLOT)),
         "960b07c4066469676573749402c400039192bd303031313232333334343535363637372d303030303030303030303061a875"
-        "64733a2f2f2f6f9f02cb3ff8000000000000bd303031313232333334343535363637372d3030303030303030303030319193"
-        "a3612e6dbd303031313232333334343535363637372d303030303030303030303032a0c3ab30302d61622d63642d3031a46e"
-        "69636503cd2710900000a0c2009293009401c401800090c093a36b6579c092bd303031313232333334343535363637372d30"
-        "3030303030303030303061a87564733a2f2f2f6f",
+        "64733a2f2f2f6fdc001102cb3ff8000000000000bd303031313232333334343535363637372d303030303030303030303031"
+        "9193a3612e6dbd303031313232333334343535363637372d303030303030303030303032a0c3ab30302d61622d63642d3031"
+        "a46e69636503cd2710900000a0c20090c09293009401c401800090c093a36b6579c092bd3030313132323333343435353636"
+        "37372d303030303030303030303061a87564733a2f2f2f6f",
     ),
     "actor call": (
         ActorCall(7, ACTOR, "incr", SMALL),
@@ -205,29 +221,29 @@ GOLDEN = {
     "actor call with everything": (
         ActorCall(7, ACTOR, "incr", BIG, ENVELOPE, (SLOT,)),
         "970c07bd303031313232333334343535363637372d303030303030303030303062a4696e63729402c400039192bd30303131"
-        "3232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f9f02cb3ff8000000000000bd30303131"
-        "3232333334343535363637372d3030303030303030303030319193a3612e6dbd303031313232333334343535363637372d30"
-        "3030303030303030303032a0c3ab30302d61622d63642d3031a46e69636503cd2710900000a0c2009193a36b6579c092bd30"
-        "3031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f",
+        "3232333334343535363637372d303030303030303030303061a87564733a2f2f2f6fdc001102cb3ff8000000000000bd3030"
+        "31313232333334343535363637372d3030303030303030303030319193a3612e6dbd30303131323233333434353536363737"
+        "2d303030303030303030303032a0c3ab30302d61622d63642d3031a46e69636503cd2710900000a0c20090c09193a36b6579"
+        "c092bd303031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f",
     ),
     "create actor": (
         CreateActor(7, ACTOR, b"digest", SMALL),
-        "9d0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749401c40180009001c2"
-        "a09000c000cb403e000000000000",
+        "9f0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749401c40180009001c2"
+        "a09000c000cb403e00000000000090c0",
     ),
     "create actor with everything": (
         CreateActor(7, ACTOR, b"digest", BIG, 5, True, "name", (SLOT,), 5_000),
-        "9d0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749402c400039192bd30"
+        "9f0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749402c400039192bd30"
         "3031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6f05c3a46e616d659193a36b6579"
         "c092bd303031313232333334343535363637372d303030303030303030303061a87564733a2f2f2f6fcd1388c000cb403e00"
-        "0000000000",
+        "000000000090c0",
     ),
     "create actor with groups": (
         CreateActor(
             7, ACTOR, b"digest", SMALL, conduct=Conduct((("io", 2),), True, True, (5, 10, 2**20, "drop-oldest"))
         ),
-        "9d0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749401c40180009001c2"
-        "a09000949192a2696f02c3c394050ace00100000ab64726f702d6f6c6465737400cb403e000000000000",
+        "9f0d07bd303031313232333334343535363637372d303030303030303030303062c4066469676573749401c40180009001c2"
+        "a09000949192a2696f02c3c394050ace00100000ab64726f702d6f6c6465737400cb403e00000000000090c0",
     ),
     "caller waits": (
         CallerWaits(ACTOR, True),
@@ -239,9 +255,9 @@ GOLDEN = {
     ),
     "actor call that reads, in a group": (
         ActorCall(7, ACTOR, "get", SMALL, Envelope(chain=(Hop(ACTOR, OBJECT, "A.m"),), group="io", readonly=True)),
-        "970c07bd303031313232333334343535363637372d303030303030303030303062a36765749401c4018000909f00c0c09193"
-        "bd303031313232333334343535363637372d303030303030303030303062bd303031313232333334343535363637372d3030"
-        "30303030303030303061a3412e6dc2a0a001cd2710900000a2696fc30090",
+        "970c07bd303031313232333334343535363637372d303030303030303030303062a36765749401c401800090dc001100c0c0"
+        "9193bd303031313232333334343535363637372d303030303030303030303062bd303031313232333334343535363637372d"
+        "303030303030303030303061a3412e6dc2a0a001cd2710900000a2696fc30090c090",
     ),
     "reply": (
         Reply(7, SMALL),
@@ -302,7 +318,7 @@ GOLDEN = {
     ),
     "envelope of a stream": (
         TaskCall(7, b"c", SMALL, Envelope(window=16, window_bytes=2**20)),
-        "960b07c401639401c4018000909f00c0c090c2a0a001cd27109010ce00100000a0c20090",
+        "960b07c401639401c401800090dc001100c0c090c2a0a001cd27109010ce00100000a0c20090c090",
     ),
     "taken": (
         Taken(7),
@@ -342,7 +358,7 @@ GOLDEN = {
     ),
     "reclaim": (
         Reclaim(),
-        "9169",
+        "926990",
     ),
     "blocked": (
         Blocked(True),
@@ -370,7 +386,7 @@ GOLDEN = {
     ),
     "lease worker": (
         Request(7, LeaseWorker(9, 10_000, 0, "actor", "Counter")),
-        "932807996609cd271000a56163746f72a7436f756e746572a0a0c0",
+        "9328079c6609cd271000a56163746f72a7436f756e746572a0a0c090c2c0",
     ),
     "return lease": (
         Request(7, ReturnLease(3)),
@@ -422,7 +438,7 @@ GOLDEN = {
     ),
     "node info": (
         Response(7, NodeInfo(17, 20_000, "/tmp/s")),
-        "952907957811cd4e20a62f746d702f7301a0a0",
+        "952907967811cd4e20a62f746d702f730190a0a0",
     ),
     "lease": (
         Response(7, Lease(3, "0011223344556677", "uds:///w", 17)),
@@ -434,8 +450,8 @@ GOLDEN = {
     ),
     "status": (
         Response(7, Status(17, "uds:///n", 20_000, 10_000, (("0011223344556677", 18, "task f"),), ("job",), 2)),
-        "9529079a7b11a87564733a2f2f2f6ecd4e20cd27109193b03030313132323333343435353636373712a67461736b206691a3"
-        "6a6f62029090a0a0",
+        "9529079f7b11a87564733a2f2f2f6ecd4e20cd27109193b03030313132323333343435353636373712a67461736b206691a3"
+        "6a6f620290909090900090a0a0",
     ),
     "yes": (
         Response(7, Yes(True)),
@@ -575,7 +591,7 @@ GOLDEN = {
     ),
     "node load": (
         NodeLoad(40_000, 10_000),
-        "9346cd9c40cd2710",
+        "9546cd9c40cd27109090",
     ),
     "process ended": (
         ProcessEnded("0011223344556677", "job-1"),
@@ -595,11 +611,11 @@ GOLDEN = {
     ),
     "capacity": (
         Capacity(80_000, 2),
-        "934ace0001388002",
+        "944ace000138800290",
     ),
     "join node": (
         Request(1, JoinNode(NodeLoad(40_000, 10_000))),
-        "93280192cc879346cd9c40cd2710",
+        "93280192cc879546cd9c40cd27109090",
     ),
     "has object": (
         Request(1, HasObject("w-1")),
@@ -607,11 +623,11 @@ GOLDEN = {
     ),
     "known nodes": (
         Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",))),
-        "95290194cc919346cd9c40cd271091a87564733a2f2f2f6ea0a0a0",
+        "95290194cc919546cd9c40cd2710909091a87564733a2f2f2f6ea0a0a0",
     ),
     "known nodes and their leader": (
         Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",), "0011223344556677")),
-        "95290194cc919346cd9c40cd271091a87564733a2f2f2f6eb030303131323233333434353536363737a0a0",
+        "95290194cc919546cd9c40cd2710909091a87564733a2f2f2f6eb030303131323233333434353536363737a0a0",
     ),
     "claim a name": (
         Request(7, ClaimName("actor", "space", "hits", ACTOR, b"entry")),
@@ -652,7 +668,7 @@ GOLDEN = {
     ),
     "lease passed on": (
         Request(7, LeaseWorker(9, 10_000, 0, "task", "f", "n1", "p1", JobInfo("job-1", "ns", ("/a",), "/b", "n0"))),
-        "932807996609cd271000a47461736ba166a26e31a2703195a56a6f622d31a26e7391a22f61a22f62a26e30",
+        "9328079c6609cd271000a47461736ba166a26e31a2703195a56a6f622d31a26e7391a22f61a22f62a26e3090c2c0",
     ),
     "open object elsewhere": (
         Request(1, OpenObject("w-1", 60.0, 100000, "n1")),
@@ -661,6 +677,66 @@ GOLDEN = {
     "free elsewhere": (
         FreeObjects(("w-1",), "n1"),
         "933f91a3772d31a26e31",
+    ),
+    "lease in a bundle": (
+        Request(7, LeaseWorker(9, 10_000, 0, "task", "f", place=Place(group="g-1", bundle=2))),
+        "9328079c6609cd271000a47461736ba166a0a0c090c296c2a0c290a3672d3102",
+    ),
+    "lease by label": (
+        Request(
+            7,
+            LeaseWorker(
+                9, 10_000, 0, "task", "f", place=Place(True, "n1", True, ((("zone", "in(a)"),), (("b", "!c"),)))
+            ),
+        ),
+        "9328079c6609cd271000a47461736ba166a0a0c090c296c3a26e31c3929192a47a6f6e65a5696e2861299192a162a22163a0ff",
+    ),
+    "task call in a group": (
+        TaskCall(7, b"c", SMALL, Envelope(inside=InGroup(SHAPE, True))),
+        "960b07c401639401c401800090dc001100c0c090c2a0a001cd2710900000a0c200909296a3672d31929192a3435055cd2710"
+        "9192a3475055cd1388a6535052454144a467616e67a26e73929192a47a6f6e65a16190c390",
+    ),
+    "create group": (
+        Request(7, CreateGroup(SHAPE, True, "job-1")),
+        "93280794cc9696a3672d31929192a3435055cd27109192a3475055cd1388a6535052454144a467616e67a26e73929192a47a"
+        "6f6e65a16190c3a56a6f622d31",
+    ),
+    "await group": (
+        Request(7, AwaitGroup("g-1")),
+        "93280792cc97a3672d31",
+    ),
+    "remove group": (
+        Request(7, RemoveGroup("g-1")),
+        "93280792cc98a3672d31",
+    ),
+    "describe groups": (
+        Request(7, DescribeGroups("", "ns", "gang")),
+        "93280794cc99a0a26e73a467616e67",
+    ),
+    "prepare bundles": (
+        Request(7, PrepareBundles("g-1", 3, ((0, (("CPU", 10_000),)),))),
+        "93280794cc9aa3672d31039192009192a3435055cd2710",
+    ),
+    "commit bundles": (
+        Request(7, CommitBundles("g-1", 3)),
+        "93280793cc9ba3672d3103",
+    ),
+    "return bundles": (
+        Request(7, ReturnBundles("g-1", 3, True)),
+        "93280794cc9ca3672d3103c3",
+    ),
+    "group": (
+        Response(7, GroupInfo(SHAPE, "PENDING", "no room", ("n1", ""), True, ("PENDING",))),
+        "95290797cca096a3672d31929192a3435055cd27109192a3475055cd1388a6535052454144a467616e67a26e73929192a47a"
+        "6f6e65a16190a750454e44494e47a76e6f20726f6f6d92a26e31a0c391a750454e44494e47a0a0",
+    ),
+    "groups": (
+        Response(7, Groups((GroupInfo(GroupShape("g-2", ()), "REMOVED"),))),
+        "95290792cca19197cca096a3672d3290a45041434ba0a090a752454d4f564544a090c290a0a0",
+    ),
+    "bundles done": (
+        Response(7, BundlesDone(NodeLoad(40_000, 10_000), "no room")),
+        "95290793cca29546cd9c40cd27109090a76e6f20726f6f6da0a0",
     ),
 }
 HANDSHAKE = ("hello", "challenge", "proof", "welcome", "refused")

@@ -1,0 +1,156 @@
+"""Bundles of placement groups on one node, and the leases in them.
+
+A bundle is a lease in the node's own table, held by its group, and has a lease table of its own. To whoever asks for
+workers all these tables are one: `Tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from actorlite.errors import BundleMoved
+from actorlite.resources import ResourceSet
+from actorlite.state.devices import Share
+from actorlite.state.leases import HeldLease, LeaseTable
+from actorlite.state.queues import LeaseRequest
+from actorlite.state.reservations import Reservations, Reserved
+
+Bundle = Reserved[LeaseTable]
+
+
+class Tables:
+    """Owned by the lease desk. Methods return the requests granted now, as those of `LeaseTable` do."""
+
+    def __init__(self, node: LeaseTable, number: Callable[[], int]) -> None:
+        self.node = node
+        self.reservations: Reservations[LeaseTable] = Reservations(LeaseTable)
+        self._number = number
+        self._rooms: dict[tuple[str, int], int] = {}
+        """The lease in the node's table that each bundle is."""
+        self._queued: dict[int, list[Bundle]] = {}
+        """Requests for any of several bundles, and for one."""
+        self._held: dict[int, Bundle] = {}
+
+    # --- bundles
+
+    def prepare(
+        self, group: str, epoch: int, sizes: Sequence[tuple[int, ResourceSet]]
+    ) -> tuple[str, list[LeaseRequest]]:
+        """Set bundles aside, all or none. Returns why not, if so, and what others were granted instead."""
+        refusal = self.reservations.prepare(group, epoch, sizes, self.node.free_now())
+        if refusal:
+            return refusal, []
+        granted: list[LeaseRequest] = []
+        for index, size in sizes:
+            if (group, index) in self._rooms:
+                continue  # said twice
+            number = self._number()
+            granted += self.node.request(
+                LeaseRequest(number, f"group {group}", size, size, "bundle", f"of group {group}")
+            )
+            lease = self.node.held.get(number)
+            if lease is None:
+                # It is kept for requests that have waited for long, or devices are shared in another way.
+                granted += self.node.withdraw(number) or []
+                granted += self.give_back(self.reservations.give_back(group, epoch))
+                return f"{size} is free, but others have waited for it", self._others(granted)
+            self._rooms[group, index] = number
+            bundle = self.reservations.all_of(group)[index]
+            bundle.table.devices.free = [part for _, part in lease.share]
+        return "", self._others(granted)
+
+    def _others(self, granted: Iterable[LeaseRequest]) -> list[LeaseRequest]:
+        return [request for request in granted if request.purpose != "bundle"]
+
+    def give_back(self, bundles: Iterable[Bundle]) -> list[LeaseRequest]:
+        """The room of bundles that `reservations` has forgotten is the node's again; nothing runs in them any more."""
+        granted: list[LeaseRequest] = []
+        for bundle in bundles:
+            for lease in bundle.table.held:
+                self._held.pop(lease, None)
+            number = self._rooms.pop((bundle.group, bundle.index), None)
+            if number is not None:
+                granted += self.node.release(number)
+        return granted
+
+    # --- leases
+
+    def request(self, request: LeaseRequest, group: str = "", index: int = -1) -> list[LeaseRequest]:
+        """Queue a request, for the node's room or that of a bundle. Raises `BundleMoved`."""
+        if not group:
+            return self.node.request(request)
+        bundles = [
+            each for each in self.reservations.bundles_of(group, index) if not each.table.shortfall(request.needs)
+        ]
+        if not bundles:
+            which = f"bundle {index}" if index >= 0 else "a bundle that is large enough"
+            raise BundleMoved(f"placement group {group} has no {which} on this node")
+        self._queued[request.number] = bundles
+        granted: list[LeaseRequest] = []
+        for bundle in bundles:
+            granted += self._granted(bundle, bundle.table.request(request))
+            if request.number in self._held:
+                break
+        return granted
+
+    def withdraw(self, number: int) -> list[LeaseRequest] | None:
+        bundles = self._queued.pop(number, None)
+        if bundles is None:
+            return self.node.withdraw(number)
+        granted: list[LeaseRequest] = []
+        for bundle in bundles:
+            granted += self._granted(bundle, bundle.table.withdraw(number) or [])
+        return granted
+
+    def release(self, number: int) -> list[LeaseRequest]:
+        bundle = self._held.pop(number, None)
+        return self.node.release(number) if bundle is None else self._granted(bundle, bundle.table.release(number))
+
+    def lend(self, number: int) -> list[LeaseRequest]:
+        bundle = self._held.get(number)
+        return self.node.lend(number) if bundle is None else self._granted(bundle, bundle.table.lend(number))
+
+    def take_back(self, number: int) -> None:
+        bundle = self._held.get(number)
+        (self.node if bundle is None else bundle.table).take_back(number)
+
+    def owner_lost(self, owner: str) -> tuple[list[HeldLease], list[LeaseRequest]]:
+        lost, granted = self.node.owner_lost(owner)
+        for bundle in self.reservations.all if self._held or self._queued else ():
+            gone = {request.number for request in bundle.table.room.of_owner(owner)}
+            more, others = bundle.table.owner_lost(owner)
+            for number in gone:
+                self._queued.pop(number, None)
+            for lease in more:
+                self._held.pop(lease.number, None)
+            lost += more
+            granted += self._granted(bundle, others)
+        return lost, granted
+
+    def holds(self, number: int) -> bool:
+        """Whether a lease is there; not, when its bundle is gone."""
+        return number in self._held or number in self.node.held
+
+    def share_of(self, number: int) -> Share:
+        """The devices that go with a lease, by the node's numbers."""
+        bundle = self._held.get(number)
+        if bundle is None:
+            return self.node.held[number].share
+        room = self.node.held[self._rooms[bundle.group, bundle.index]].share
+        return tuple([(room[index][0], part) for index, part in bundle.table.held[number].share])
+
+    def users_of(self, bundle: Bundle) -> tuple[list[int], list[int]]:
+        """The requests that wait in a bundle, and the leases held in it."""
+        return list(bundle.table.waiting), list(bundle.table.held)
+
+    def _granted(self, bundle: Bundle, granted: list[LeaseRequest]) -> list[LeaseRequest]:
+        """Requests that got a bundle wait for no other one any more."""
+        for request in list(granted):
+            self._held[request.number] = bundle
+            for other in self._queued.pop(request.number, ()):
+                if other is not bundle and request.number in other.table.waiting:
+                    granted += self._granted(other, other.table.withdraw(request.number) or [])
+        return granted
+
+    def __repr__(self) -> str:
+        return f"<Tables {self.node!r} {self.reservations!r}>"

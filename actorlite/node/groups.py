@@ -1,0 +1,513 @@
+"""Placement groups on a node: the way to the node that leads, which coordinates all, and what that asks of nodes.
+
+The first node of a cluster leads. Without it groups stay as they are, and work in them goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import structs
+
+from actorlite.errors import (
+    ActorliteError,
+    BundleMoved,
+    ConnectionLost,
+    ControlUnavailable,
+    PlacementGroupError,
+    PlacementGroupRemoved,
+)
+from actorlite.ids import ProcessId
+from actorlite.labels import ANY_LABELS, LabelSelector
+from actorlite.node.desk import LeaseDesk
+from actorlite.node.members import Members, load_of, view_of
+from actorlite.node.records import Job, WorkerRecord
+from actorlite.resources import ResourceSet
+from actorlite.rpc.hub import Hub
+from actorlite.rpc.peer import Handlers, Peer
+from actorlite.state.bundles import Changed, Command, Commit, GroupBook, GroupSpec, GroupState, Prepare, Return
+from actorlite.state.packing import Bundle
+from actorlite.state.scheduling import NodeView
+from actorlite.wire.groups import (
+    AwaitGroup,
+    BundlesDone,
+    CommitBundles,
+    CreateGroup,
+    DescribeGroups,
+    GroupInfo,
+    Groups,
+    GroupShape,
+    PrepareBundles,
+    RemoveGroup,
+    ReturnBundles,
+)
+from actorlite.wire.messages import Yes
+
+logger = logging.getLogger("actorlite.node")
+
+MAX_REMOVED = 1000
+"""Groups that were removed and are still shown."""
+MAX_HISTORY = 20
+"""States of a group that are remembered."""
+
+
+@dataclass(eq=False, slots=True)
+class _Record:
+    shape: GroupShape
+    owner: str
+    """A job."""
+    home: ProcessId
+    """The node of its driver."""
+    detached: bool
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    """Those who wait until it is created, or removed."""
+    history: list[str] = field(default_factory=list)
+
+
+class GroupKeeper:
+    """What the leading node asks of this one. Owned by the node; on the loop."""
+
+    def __init__(self, desk: LeaseDesk, members: Members, view: Callable[[], NodeView]) -> None:
+        self.view = view
+        """This node, now."""
+        self._desk = desk
+        self._members = members
+
+    def prepare(self, group: str, epoch: int, sizes: Sequence[tuple[int, ResourceSet]]) -> str:
+        """Why not, if it cannot."""
+        refusal, granted = self._desk.tables.prepare(group, epoch, sizes)
+        self._desk.grant(granted)
+        return refusal
+
+    def commit(self, group: str, epoch: int) -> str:
+        held = self._desk.tables.reservations.commit(group, epoch)
+        return "" if held else "there is nothing of it here"
+
+    def free(self, group: str, epoch: int) -> bool:
+        """Give back what nothing runs in; False, and nothing done, when something does."""
+        tables = self._desk.tables
+        mine = [each for each in tables.reservations.all_of(group).values() if each.epoch == epoch]
+        if any(waiting or held for waiting, held in map(tables.users_of, mine)):
+            return False
+        self._desk.grant(tables.give_back(tables.reservations.give_back(group, epoch)))
+        return True
+
+    async def give_back(self, body: ReturnBundles) -> BundlesDone:
+        """Returns when what ran in them has ended."""
+        tables = self._desk.tables
+        bundles = tables.reservations.give_back(body.group, body.epoch)
+        what = "was removed" if body.removed else "has lost this bundle"
+        error = BundleMoved(f"its placement group {body.group} {what}")
+        ending: list[WorkerRecord] = []
+        for bundle in bundles:
+            ending += self._desk.evict(*tables.users_of(bundle), error)
+        try:
+            for record in ending:
+                await record.ended.wait()
+        finally:
+            self._desk.grant(tables.give_back(bundles))
+        return self.done()
+
+    def done(self, refusal: str = "") -> BundlesDone:
+        """The answer to a leading node that is another one."""
+        self._members.load_changed(told_one=True)
+        return BundlesDone(load_of(self.view()), refusal)
+
+
+class Coordinator:
+    """All groups of the cluster; only the leading node's has any. Owned by `GroupDesk`."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        members: Members,
+        keeper: GroupKeeper,
+        spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+    ):
+        self._hub = hub
+        self._members = members
+        self._keeper = keeper
+        self._spawn = spawn
+        self._book = GroupBook()
+        self._records: dict[str, _Record] = {}
+        self._removed: dict[str, GroupInfo] = {}
+        self._names: dict[tuple[str, str], str] = {}
+        self._over: dict[str, None] = {}
+        """Jobs that have ended."""
+        self._todo: deque[Command] = deque()
+        self._performing = False
+
+    # --- what is asked
+
+    def create(self, body: CreateGroup, home: ProcessId) -> GroupInfo:
+        shape = body.shape
+        if shape.group in self._records:
+            return self.info(shape.group)  # asked twice
+        if body.owner in self._over:
+            raise PlacementGroupError(f"job {body.owner} has ended: no placement group is made for it")
+        name = (shape.namespace, shape.name)
+        if shape.name and name in self._names:
+            raise PlacementGroupError(
+                f"name={shape.name!r} is taken in namespace {shape.namespace!r}, by group {self._names[name]}: "
+                "use al.get_placement_group(name), remove that one, or choose another name"
+            )
+        self._records[shape.group] = _Record(shape, body.owner, home, body.detached)
+        if shape.name:
+            self._names[name] = shape.group
+        self._look_here()
+        self._perform(self._book.create(_spec(shape)))
+        self._watch()
+        return self.info(shape.group)
+
+    async def created(self, group: str) -> GroupInfo:
+        """Once all its bundles are reserved. Raises `PlacementGroupRemoved`."""
+        while True:
+            record = self._records.get(group)
+            if record is None:
+                why = "was removed" if group in self._removed else "is not known any more"
+                raise PlacementGroupRemoved(f"placement group {group} {why}")
+            if self._book.groups[group].state is GroupState.CREATED:
+                return self.info(group)
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            record.waiting.append(future)
+            try:
+                await future
+            finally:
+                if future in record.waiting:
+                    record.waiting.remove(future)
+
+    async def remove(self, group: str) -> bool:
+        """Idempotent; returns when what ran in it has ended. Whether it was there."""
+        record = self._records.pop(group, None)
+        if record is None:
+            return False
+        self._names.pop((record.shape.namespace, record.shape.name), None)
+        commands = self._book.remove(group)
+        state = GroupState.REMOVED.value
+        record.history.append(state)
+        self._removed[group] = GroupInfo(
+            record.shape, state, "it was removed", (), record.detached, tuple(record.history)
+        )
+        while len(self._removed) > MAX_REMOVED:
+            del self._removed[next(iter(self._removed))]
+        for future in record.waiting:
+            if not future.done():
+                future.set_result(None)
+        ending = [self._end(command) for command in commands if isinstance(command, Return) and command.group == group]
+        self._perform([each for each in commands if not (isinstance(each, Return) and each.group == group)])
+        self._watch()
+        for each in ending:
+            if each is not None:
+                await asyncio.shield(each)
+        return True
+
+    def described(self, body: DescribeGroups) -> Groups:
+        if body.name:
+            found = self._names.get((body.namespace, body.name))
+            return Groups(() if found is None else (self.info(found),))
+        if body.group:
+            known = body.group in self._records or body.group in self._removed
+            return Groups((self.info(body.group),) if known else ())
+        return Groups(tuple([self.info(group) for group in (*self._removed, *self._records)]))
+
+    def info(self, group: str) -> GroupInfo:
+        record = self._records.get(group)
+        if record is None:
+            return self._removed[group]
+        state = self._book.groups[group]
+        nodes = [
+            state.placed[index].node if index in state.placed else "" for index in range(len(record.shape.bundles))
+        ]
+        return GroupInfo(
+            record.shape,
+            state.state.value,
+            self._book.reason(group),
+            tuple([ProcessId(node) for node in nodes]),
+            record.detached,
+            tuple(record.history),
+        )
+
+    # --- what happens
+
+    def node_seen(self, view: NodeView) -> None:
+        """Another node says what it has."""
+        self._perform(self._book.node_seen(view))
+
+    def node_lost(self, node: ProcessId) -> None:
+        self._perform(self._book.node_lost(node))
+        for group in [group for group, each in self._records.items() if each.home == node and not each.detached]:
+            self._spawn(self.remove(group))
+        self._watch()
+
+    def job_ended(self, job: str) -> None:
+        self._over[job] = None
+        while len(self._over) > MAX_REMOVED:
+            del self._over[next(iter(self._over))]
+        for group in [group for group, each in self._records.items() if each.owner == job and not each.detached]:
+            self._spawn(self.remove(group))
+
+    def looked(self) -> None:
+        """Something here was taken or became free, while groups wait."""
+        self._look_here()
+        self._watch()
+
+    # --- inside
+
+    def _look_here(self) -> None:
+        self._perform(self._book.node_seen(self._keeper.view()))
+
+    def _watch(self) -> None:
+        """Hear of changes here only while that could help somebody."""
+        self._members.on_own_change = self.looked if self._book.anybody_waits else None
+
+    def _perform(self, commands: list[Command]) -> None:
+        """What nodes answer leads to more commands: all are done in order, without recursion."""
+        self._todo.extend(commands)
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while self._todo:
+                command = self._todo.popleft()
+                if isinstance(command, Changed):
+                    self._changed(command)
+                elif isinstance(command, Return):
+                    self._end(command)
+                elif command.node == self._hub.identity.process:
+                    self._todo.extend(self._here(command))
+                else:
+                    self._spawn(self._there(command, self._ask(command.node, _body(command))))
+        finally:
+            self._performing = False
+
+    def _changed(self, command: Changed) -> None:
+        record = self._records.get(command.group)
+        if record is None:
+            return
+        record.history.append(command.state.value)
+        del record.history[:-MAX_HISTORY]
+        if command.state is GroupState.CREATED:
+            for future in record.waiting:
+                if not future.done():
+                    future.set_result(None)
+        logger.debug("placement group %s is %s", command.group, command.state.value)
+
+    def _here(self, command: Prepare | Commit) -> list[Command]:
+        group, epoch, node = command.group, command.epoch, command.node
+        if isinstance(command, Prepare):
+            refusal = self._keeper.prepare(group, epoch, command.bundles)
+            return self._book.prepared(group, epoch, node, self._keeper.view().free, refusal)
+        self._keeper.commit(group, epoch)
+        return self._book.committed(group, epoch, node)
+
+    async def _there(self, command: Prepare | Commit, asking: asyncio.Task[Any]) -> None:
+        try:
+            done = await asking
+        except ConnectionLost:
+            return  # the node is lost, which is told
+        except ActorliteError as error:
+            logger.warning("node %s could not do %s: %s", command.node, command, error)
+            view = self._book.rooms.views.get(command.node)
+            if view is None:
+                return
+            done = BundlesDone(load_of(view), str(error))
+        if isinstance(command, Prepare):
+            free = view_of(command.node, done.load).free
+            self._perform(self._book.prepared(command.group, command.epoch, command.node, free, done.refusal))
+        else:
+            self._perform(self._book.committed(command.group, command.epoch, command.node))
+        self._watch()
+
+    def _ask(self, node: ProcessId, body: Any) -> asyncio.Task[Any]:
+        """A request under way, in the order of the commands."""
+        peer = self._members.peer(node)
+        if peer is None:
+            return self._spawn(_lost(node))
+        return self._spawn(peer.request(next(self._hub.numbers), body))
+
+    def _end(self, command: Return) -> asyncio.Task[None] | None:
+        """Have a node give bundles back; None when it has done so."""
+        group, epoch, node = command.group, command.epoch, command.node
+        body = ReturnBundles(group, epoch, removed=group not in self._records)
+        if node != self._hub.identity.process:
+            return self._spawn(self._ended(node, self._ask(node, body)))
+        if self._keeper.free(group, epoch):
+            self._look_here()
+            return None
+        return self._spawn(self._ended(node, self._spawn(self._keeper.give_back(body))))
+
+    async def _ended(self, node: ProcessId, asking: asyncio.Task[Any]) -> None:
+        try:
+            done = await asking
+        except ConnectionLost:
+            return
+        if node == self._hub.identity.process:
+            self._look_here()
+        elif node in self._members.views:
+            self._perform(self._book.node_seen(view_of(node, done.load)))
+        self._watch()
+
+    def __repr__(self) -> str:
+        return f"<Coordinator {self._book!r}>"
+
+
+class GroupDesk:
+    """A node's requests about groups: answered here when it leads, else by the node that does. On the loop."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        handlers: Handlers,
+        members: Members,
+        desk: LeaseDesk,
+        jobs: Mapping[ProcessId, Job],
+        view: Callable[[], NodeView],
+    ) -> None:
+        self._hub = hub
+        self._members = members
+        self._jobs = jobs
+        self.keeper = GroupKeeper(desk, members, view)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.coordinator = Coordinator(hub, members, self.keeper, self._spawn)
+        members.on_view = self._seen
+        desk.inside.created = self.created
+        handlers.on_requests(
+            {
+                CreateGroup: self._create,
+                AwaitGroup: self._led(lambda peer, body: self.coordinator.created(body.group)),
+                RemoveGroup: self._led(self._remove),
+                DescribeGroups: self._led(self._describe),
+                PrepareBundles: self._keep(self._prepare),
+                CommitBundles: self._keep(self._commit),
+                ReturnBundles: self._keep(lambda peer, body: self.keeper.give_back(body)),
+            }
+        )
+
+    @property
+    def leads(self) -> bool:
+        return self._members.leader == self._hub.identity.process
+
+    async def created(self, group: str) -> GroupInfo:
+        """The group, once all its bundles are reserved. Raises `PlacementGroupRemoved`, `ControlUnavailable`."""
+        if self.leads:
+            return await self.coordinator.created(group)
+        info: GroupInfo = await self._pass_on(AwaitGroup(group))
+        return info
+
+    def node_lost(self, node: ProcessId) -> None:
+        if self.leads:
+            self.coordinator.node_lost(node)
+
+    def job_ended(self, job: str) -> None:
+        if self.leads and job:
+            self.coordinator.job_ended(job)
+
+    def close(self) -> None:
+        self._members.on_view = self._members.on_own_change = None
+        for task in self._tasks:
+            task.cancel()
+
+    # --- handlers
+
+    def _led(self, handler: Callable[[Peer, Any], Awaitable[Any]]) -> Callable[[Peer, Any], Awaitable[Any]]:
+        async def handle(peer: Peer, body: Any) -> Any:
+            if self.leads:
+                return await handler(peer, body)
+            if peer.identity.role == "node":
+                raise ControlUnavailable(f"node {self._hub.identity.process}, which was asked, does not lead")
+            return await self._pass_on(body)
+
+        return handle
+
+    async def _pass_on(self, body: Any) -> Any:
+        leader = self._members.leader
+        there = self._members.peer(leader)
+        if there is None:
+            why = self._members.lost.get(leader, "this node has no connection to it")
+            raise ControlUnavailable(f"the node that leads the cluster is gone: {why}")
+        try:
+            return await there.ask(next(self._hub.numbers), body, _forget)
+        except ConnectionLost as error:
+            raise ControlUnavailable(f"the node that leads the cluster is gone: {error}") from None
+
+    async def _create(self, peer: Peer, body: CreateGroup) -> GroupInfo:
+        home = self._hub.identity.process
+        if peer.identity.role == "node":
+            if not self.leads:
+                raise ControlUnavailable(f"node {home}, which was asked, does not lead")
+            return self.coordinator.create(body, peer.identity.process)
+        job = self._jobs.get(peer.identity.process)
+        if job is None or job.is_over:
+            raise PlacementGroupError("the job of whoever asks has ended: no placement group is made for it")
+        body = structs.replace(body, owner=job.name)
+        if self.leads:
+            return self.coordinator.create(body, job.home or home)
+        info: GroupInfo = await self._pass_on(body)
+        return info
+
+    async def _remove(self, peer: Peer, body: RemoveGroup) -> Yes:
+        return Yes(await self.coordinator.remove(body.group))
+
+    async def _describe(self, peer: Peer, body: DescribeGroups) -> Groups:
+        return self.coordinator.described(body)
+
+    def _keep(self, handler: Callable[[Peer, Any], Awaitable[Any]]) -> Callable[[Peer, Any], Awaitable[Any]]:
+        async def handle(peer: Peer, body: Any) -> Any:
+            if peer.identity.process != self._members.leader:
+                raise ControlUnavailable(f"{peer!r} does not lead: it cannot reserve anything")
+            return await handler(peer, body)
+
+        return handle
+
+    async def _prepare(self, peer: Peer, body: PrepareBundles) -> BundlesDone:
+        sizes = [(index, ResourceSet(pairs)) for index, pairs in body.bundles]
+        return self.keeper.done(self.keeper.prepare(body.group, body.epoch, sizes))
+
+    async def _commit(self, peer: Peer, body: CommitBundles) -> BundlesDone:
+        return self.keeper.done(self.keeper.commit(body.group, body.epoch))
+
+    def _seen(self, view: NodeView) -> None:
+        if self.leads:
+            self.coordinator.node_seen(view)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work, name="actorlite groups")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ActorliteError):
+            logger.error("a placement group could not be dealt with", exc_info=error)
+
+    def __repr__(self) -> str:
+        return f"<GroupDesk {self.coordinator!r}>" if self.leads else f"<GroupDesk led by {self._members.leader}>"
+
+
+def _spec(shape: GroupShape) -> GroupSpec:
+    selectors = [LabelSelector.parse("bundle_label_selector", dict(each)) for each in shape.selectors]
+    selectors = selectors or [ANY_LABELS] * len(shape.bundles)
+    bundles = [Bundle(ResourceSet(pairs), each) for pairs, each in zip(shape.bundles, selectors, strict=True)]
+    return GroupSpec(shape.group, tuple(bundles), shape.strategy)
+
+
+def _prepare(command: Prepare) -> PrepareBundles:
+    return PrepareBundles(command.group, command.epoch, tuple([(index, size.pairs) for index, size in command.bundles]))
+
+
+def _body(command: Prepare | Commit) -> PrepareBundles | CommitBundles:
+    return _prepare(command) if isinstance(command, Prepare) else CommitBundles(command.group, command.epoch)
+
+
+async def _lost(node: ProcessId) -> None:
+    raise ConnectionLost(f"node {node} is gone")
+
+
+def _forget(answer: object) -> None:
+    """To an answer that nobody waits for any more there is nothing to undo."""

@@ -1,0 +1,432 @@
+"""Placement groups as their coordinator sees them: events in, commands out. Pure.
+
+A group's bundles are reserved in two phases. An *attempt*, which has a number of its own (an epoch), asks each of its
+nodes to prepare bundles; when all have, it asks them to commit; when one refuses or is lost, in either phase, all give
+them back. So nobody holds some of what he needs while he waits for the rest, and groups cannot block each other.
+
+Groups wait in the order in which they came, those that lost bundles with a node before new ones. One that finds no room
+does not hold up those behind it; but from then on they get only what leaves the place that was marked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from actorlite.ids import ProcessId
+from actorlite.resources import ResourceSet
+from actorlite.state.packing import STRICT_PACK, STRICT_SPREAD, Bundle, Room, place
+from actorlite.state.rooms import NOTHING, NodeRooms
+from actorlite.state.scheduling import MAX_TOLD, NodeView
+
+
+class GroupState(Enum):
+    PENDING = "PENDING"
+    PREPARED = "PREPARED"
+    """All bundles are set aside on their nodes, which are being told that it holds."""
+    CREATED = "CREATED"
+    RESCHEDULING = "RESCHEDULING"
+    """Some bundles were lost with a node and look for a new one; the others go on."""
+    REMOVED = "REMOVED"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    group: str
+    bundles: tuple[Bundle, ...]
+    strategy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Ask a node to set bundles aside; the answer is `prepared`."""
+
+    node: ProcessId
+    group: str
+    epoch: int
+    bundles: tuple[tuple[int, ResourceSet], ...]
+    """Index and size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Tell a node that what it prepared is the group's; the answer is `committed`."""
+
+    node: ProcessId
+    group: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Tell a node to give back what it prepared, or has committed, in an attempt, whether or not it has yet."""
+
+    node: ProcessId
+    group: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A group has another state."""
+
+    group: str
+    state: GroupState
+
+
+Command = Prepare | Commit | Return | Changed
+
+
+@dataclass(slots=True)
+class Attempt:
+    epoch: int
+    places: dict[int, ProcessId]
+    """The node of each bundle that it places."""
+    waiting: set[ProcessId]
+    """Nodes that have not answered in this phase."""
+    committing: bool = False
+
+    @property
+    def nodes(self) -> list[ProcessId]:
+        return list(dict.fromkeys(self.places.values()))
+
+
+@dataclass(slots=True)
+class Placed:
+    node: ProcessId
+    epoch: int
+
+
+@dataclass(slots=True)
+class Group:
+    spec: GroupSpec
+    number: int
+    """In the order in which they came."""
+    state: GroupState = GroupState.PENDING
+    placed: dict[int, Placed] = field(default_factory=dict)
+    """The bundles that have a node for good."""
+    attempt: Attempt | None = None
+    refusals: dict[ProcessId, str] = field(default_factory=dict)
+    """What nodes said that would not have it; they are not asked again before they have said something new."""
+    looked: int = -1
+    """The version of the room in which there was none for it."""
+    impossible: int = -1
+    """The version of the nodes that would be too small for it even if they were empty."""
+
+    @property
+    def missing(self) -> list[int]:
+        return [index for index in range(len(self.spec.bundles)) if index not in self.placed]
+
+    def needs_on(self, node: ProcessId) -> ResourceSet:
+        """Of its bundles that have this node for good."""
+        return self._sum([index for index, where in self.placed.items() if where.node == node])
+
+    def claims_on(self, node: ProcessId) -> ResourceSet:
+        """Of its bundles that the attempt under way places there."""
+        places = self.attempt.places if self.attempt is not None else {}
+        return self._sum([index for index, where in places.items() if where == node])
+
+    @property
+    def turn(self) -> tuple[bool, int]:
+        """Its place among those who wait."""
+        return self.state is not GroupState.RESCHEDULING, self.number
+
+    def find_places(self, rooms: Mapping[ProcessId, Room]) -> dict[int, ProcessId] | None:
+        """Nodes for the missing bundles."""
+        missing, spec = self.missing, self.spec
+        bundles = [spec.bundles[index] for index in missing]
+        found = place(bundles, spec.strategy, rooms, [where.node for where in self.placed.values()])
+        return None if found is None else dict(zip(missing, found, strict=True))
+
+    def _sum(self, indices: list[int]) -> ResourceSet:
+        total = NOTHING
+        for index in indices:
+            total = total.release(self.spec.bundles[index].needs)
+        return total
+
+
+class GroupBook:
+    """All groups of a cluster, and its nodes as they last said. Methods return what is to be done, in order."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, Group] = {}
+        self.rooms = NodeRooms()
+        self._waiting: dict[str, Group] = {}
+        """Those with missing bundles and no attempt under way."""
+        self._epoch = 0
+        self._count = 0
+        self._looked = 0
+        """The version of the room in which all who wait have looked."""
+
+    # --- events
+
+    def node_seen(self, view: NodeView) -> list[Command]:
+        """A node is there, or says what it has."""
+        self.rooms.seen(view)
+        for group in self._waiting.values():
+            if group.refusals.pop(view.node, ""):
+                self.rooms.version += 1
+        return self._advance()
+
+    def node_lost(self, node: ProcessId) -> list[Command]:
+        """A node is gone with what it held."""
+        if not self.rooms.lost(node):
+            return []
+        commands: list[Command] = []
+        for group in list(self.groups.values()):
+            group.refusals.pop(node, None)
+            if group.attempt is not None and node in group.attempt.places.values():
+                commands += self._roll_back(group, without=node)
+            lost = [index for index, where in group.placed.items() if where.node == node]
+            for index in lost:
+                del group.placed[index]
+            if lost:
+                commands += _set(group, GroupState.RESCHEDULING)
+                if group.attempt is None:
+                    self._waiting[group.spec.group] = group
+        return commands + self._advance()
+
+    def create(self, spec: GroupSpec) -> list[Command]:
+        if spec.group in self.groups:
+            raise ValueError(f"placement group {spec.group} exists already")
+        self._count += 1
+        group = self.groups[spec.group] = self._waiting[spec.group] = Group(spec, self._count)
+        self._looked = -1
+        return [Changed(spec.group, group.state), *self._advance()]
+
+    def prepared(self, name: str, epoch: int, node: ProcessId, free: ResourceSet, refusal: str = "") -> list[Command]:
+        """A node's answer to `Prepare`, with what it has free now. With `refusal` it has set nothing aside."""
+        group, attempt = self._of_attempt(name, epoch)
+        if group is None or attempt is None or attempt.committing or node not in attempt.waiting:
+            view = self.rooms.views.get(node)
+            return [] if view is None else self.node_seen(replace(view, free=free))  # it will not say it again
+        attempt.waiting.discard(node)
+        self.rooms.answered(node, group.claims_on(node), free)
+        if refusal:
+            group.refusals[node] = refusal
+            return self._roll_back(group, without=node) + self._advance()
+        if attempt.waiting:
+            return self._advance()
+        attempt.committing = True
+        attempt.waiting = set(attempt.nodes)
+        commands = _set(group, GroupState.PREPARED) if group.state is GroupState.PENDING else []
+        return [*commands, *[Commit(each, name, epoch) for each in attempt.nodes], *self._advance()]
+
+    def committed(self, name: str, epoch: int, node: ProcessId) -> list[Command]:
+        """A node's answer to `Commit`."""
+        group, attempt = self._of_attempt(name, epoch)
+        if group is None or attempt is None or not attempt.committing:
+            return []
+        attempt.waiting.discard(node)
+        if attempt.waiting:
+            return []
+        group.attempt = None
+        for index, where in attempt.places.items():
+            group.placed[index] = Placed(where, epoch)
+        if not group.missing:
+            return _set(group, GroupState.CREATED)
+        self._waiting[name] = group  # it lost more meanwhile
+        group.looked = self._looked = -1
+        return self._advance()
+
+    def remove(self, name: str) -> list[Command]:
+        """Idempotent. All that it holds is given back, whatever state it is in."""
+        group = self.groups.pop(name, None)
+        if group is None:
+            return []
+        commands: list[Command] = []
+        for node, epoch in dict.fromkeys((where.node, where.epoch) for where in group.placed.values()):
+            commands.append(Return(node, name, epoch))
+        for node in dict.fromkeys(where.node for where in group.placed.values()):
+            self.rooms.given_back(node, group.needs_on(node))
+        changed = _set(group, GroupState.REMOVED)
+        if group.attempt is not None:
+            commands += self._roll_back(group)
+        self._waiting.pop(name, None)
+        if self.rooms.marked_for == name:
+            self.rooms.unmark()
+        return [*commands, *changed, *self._advance()]
+
+    # --- questions
+
+    @property
+    def anybody_waits(self) -> bool:
+        """Whether room that becomes free could help a group."""
+        return bool(self._waiting)
+
+    def reason(self, name: str) -> str:
+        """Why a group is not created, in words; empty when it is."""
+        group = self.groups.get(name)
+        if group is None:
+            return "it was removed"
+        if group.attempt is not None:
+            verb = "commit" if group.attempt.committing else "prepare"
+            return f"waiting for {len(group.attempt.waiting)} node(s) to {verb} its bundles"
+        missing = group.missing
+        if not missing:
+            return ""
+        if self._is_impossible(group):
+            return f"no placement even if all nodes were free: {why_impossible(group, self._emptied(group))}"
+        text = f"no room now for {len(missing)} bundle(s) of {group.spec.strategy}"
+        if group.state is GroupState.RESCHEDULING:
+            text += ", lost with their node"
+        before = sum(1 for each in self._waiting.values() if each.turn < group.turn)
+        if before:
+            text += f"; {before} group(s) came before it"
+        told = [f"node {node} has {self.rooms.usable(node, name)}" for node in list(self.rooms.views)[:MAX_TOLD]]
+        said = [f"node {node} refused: {why}" for node, why in group.refusals.items()]
+        return "; ".join([text, *told, *said])
+
+    def check(self) -> None:
+        """Raise `AssertionError` unless all that is held is some group's."""
+        for node, held in self.rooms.held.items():
+            total = NOTHING
+            for group in self.groups.values():
+                total = total.release(group.needs_on(node)).release(group.claims_on(node))
+            if total != held:
+                raise AssertionError(f"{node}: {held} is held, {total} is of groups")
+        for name, group in self.groups.items():
+            if (name in self._waiting) != (bool(group.missing) and group.attempt is None):
+                raise AssertionError(f"{group} waits, or does not, against its state")
+            if any(where.node not in self.rooms.views for where in group.placed.values()):
+                raise AssertionError(f"{group} has bundles on a node that is gone")
+
+    # --- inside
+
+    def _of_attempt(self, name: str, epoch: int) -> tuple[Group | None, Attempt | None]:
+        """None for an attempt that was given up: the answer comes too late."""
+        group = self.groups.get(name)
+        if group is None or group.attempt is None or group.attempt.epoch != epoch:
+            return None, None
+        return group, group.attempt
+
+    def _roll_back(self, group: Group, without: ProcessId | None = None) -> list[Command]:
+        """Give an attempt up. `without`: a node that has nothing of it."""
+        attempt, name = group.attempt, group.spec.group
+        assert attempt is not None
+        for node in attempt.nodes:
+            if node in self.rooms.views:
+                unsaid = node in attempt.waiting and not attempt.committing
+                self.rooms.given_back(node, group.claims_on(node), unsaid=unsaid)
+        group.attempt = None
+        self._waiting[name] = group
+        commands: list[Command] = [Return(node, name, attempt.epoch) for node in attempt.nodes if node != without]
+        if group.state is GroupState.PREPARED:
+            commands += _set(group, GroupState.PENDING)
+        return commands
+
+    def _advance(self) -> list[Command]:
+        """Begin an attempt for each group that there is room for."""
+        rooms = self.rooms
+        if rooms.version == self._looked:
+            return []
+        commands: list[Command] = []
+        head: Group | None = None
+        full: set[tuple[object, ...]] = set()
+        """Shapes that there is no room for: once one is known, the others of the kind need not look."""
+        for group in sorted(self._waiting.values(), key=lambda each: each.turn):
+            name = group.spec.group
+            if head is None and rooms.marked_for not in ("", name) and not self._is_impossible(group):
+                rooms.unmark()  # it was another's turn
+            plain = not (group.placed or group.refusals or head is None)
+            kind = (group.spec.bundles, group.spec.strategy)
+            places = None if plain and kind in full else self._find(group)
+            if places is not None:
+                commands += self._begin(group, places)
+                if rooms.marked_for == name:
+                    rooms.unmark()
+                continue
+            if plain:
+                full.add(kind)
+            if head is None and not self._is_impossible(group):
+                head = group
+                self._mark(group)
+        if head is None:
+            rooms.unmark()
+        self._looked = rooms.version
+        return commands
+
+    def _find(self, group: Group) -> dict[int, ProcessId] | None:
+        """Nodes with room for what it misses."""
+        rooms, name = self.rooms, group.spec.group
+        if group.looked == rooms.version:
+            return None
+        allowed = [view for view in rooms.views.values() if view.node not in group.refusals]
+        places = group.find_places({view.node: Room(rooms.usable(view.node, name), view.labels) for view in allowed})
+        if places is None:
+            group.looked = rooms.version
+        return places
+
+    def _begin(self, group: Group, places: dict[int, ProcessId]) -> list[Command]:
+        name = group.spec.group
+        self._epoch += 1
+        attempt = group.attempt = Attempt(self._epoch, places, set(places.values()))
+        del self._waiting[name]
+        commands: list[Command] = []
+        for node in attempt.nodes:
+            self.rooms.asked(node, group.claims_on(node))
+            sizes = [(index, group.spec.bundles[index].needs) for index, where in places.items() if where == node]
+            commands.append(Prepare(node, name, attempt.epoch, tuple(sizes)))
+        return commands
+
+    def _mark(self, group: Group) -> None:
+        """Choose the room that it waits for: where only leases are in the way, else where the fewest groups are."""
+        if self.rooms.marked_for == group.spec.group:
+            return
+        places = group.find_places(self.rooms.without_leases()) or group.find_places(self._emptied(group)) or {}
+        marked: dict[ProcessId, ResourceSet] = {}
+        for index, node in places.items():
+            marked[node] = marked.get(node, NOTHING).release(group.spec.bundles[index].needs)
+        self.rooms.mark(group.spec.group, marked)
+
+    def _emptied(self, group: Group) -> dict[ProcessId, Room]:
+        """Nodes as they would be without anything but this group's own bundles."""
+        views = self.rooms.views.values()
+        return {view.node: Room(view.total.less(group.needs_on(view.node)), view.labels) for view in views}
+
+    def _is_impossible(self, group: Group) -> bool:
+        if group.impossible == self.rooms.node_version:
+            return True
+        if group.find_places(self._emptied(group)) is not None:
+            return False
+        group.impossible = self.rooms.node_version
+        return True
+
+    def __repr__(self) -> str:
+        return f"<GroupBook groups={len(self.groups)} waiting={len(self._waiting)} {self.rooms!r}>"
+
+
+def _set(group: Group, state: GroupState) -> list[Command]:
+    if group.state is state:
+        return []
+    group.state = state
+    return [Changed(group.spec.group, state)]
+
+
+def why_impossible(group: Group, rooms: Mapping[ProcessId, Room]) -> str:
+    """Why there is no placement in `rooms`, in words."""
+    for index in group.missing:
+        bundle = group.spec.bundles[index]
+        if not any(room.takes(bundle) for room in rooms.values()):
+            return f"bundle {index} ({bundle.needs}) fits on no node: {_lacks(bundle, rooms)}"
+    bundles = len(group.spec.bundles)
+    if group.spec.strategy == STRICT_SPREAD:
+        return f"STRICT_SPREAD needs {bundles} different nodes that are large enough; there are {len(rooms)} nodes"
+    if group.spec.strategy == STRICT_PACK:
+        total = NOTHING
+        for bundle in group.spec.bundles:
+            total = total.release(bundle.needs)
+        return f"STRICT_PACK needs one node for all bundles ({total}): {_lacks(Bundle(total), rooms)}"
+    return f"the nodes do not have enough for all {bundles} bundles at the same time"
+
+
+def _lacks(bundle: Bundle, rooms: Mapping[ProcessId, Room]) -> str:
+    told = []
+    for node, room in list(rooms.items())[:MAX_TOLD]:
+        if not bundle.selector.matches(room.labels):
+            told.append(f"node {node} has labels {dict(room.labels)}, not [{bundle.selector}]")
+        else:
+            told.append(f"node {node} lacks {room.free.shortfall(bundle.needs)}")
+    more = len(rooms) - len(told)
+    return ("; ".join(told) or "there is no node") + (f"; and {more} more nodes" if more > 0 else "")

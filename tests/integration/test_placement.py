@@ -1,0 +1,331 @@
+"""Placement groups and scheduling strategies, over nodes in this loop."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+import actorlite as al
+from actorlite import errors
+from actorlite.context import current_runtime
+from actorlite.resources import NodeResources
+from actorlite.testing import Cluster, cluster
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture(params=["inproc", "uds", "tcp"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest_asyncio.fixture
+async def three(scheme: str) -> AsyncIterator[Cluster]:
+    async with cluster(nodes=3, num_cpus=2, scheme=scheme) as made:
+        yield made
+
+
+class Member(al.Actor):
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def node(self) -> str:
+        self.calls += 1
+        return al.runtime_context().node_id
+
+    async def hold(self) -> None:
+        await asyncio.Event().wait()
+
+
+@al.remote
+async def where() -> str:
+    return al.runtime_context().node_id
+
+
+def free(made: Cluster) -> list[float]:
+    return [node.node.table.free_now().to_floats().get("CPU", 0.0) for node in made.nodes if node.is_running]
+
+
+async def test_a_group_is_made_used_and_removed(three: Cluster, eventually: Any) -> None:
+    group = await al.placement_group([{"CPU": 1}, {"CPU": 2}], strategy="STRICT_SPREAD", name="pair")
+    assert await group.ready(10) is group
+    assert await group.wait(0.1)
+    assert group.bundles == [{"CPU": 1.0}, {"CPU": 2.0}]
+    assert sorted(free(three)) == [0.0, 1.0, 2.0]
+    info = await group.state()
+    assert (info.state, info.reason, info.history) == ("CREATED", "", ("PENDING", "PREPARED", "CREATED"))
+    assert len(set(info.nodes)) == 2
+    for index in (0, 1):
+        inside = al.PlacementGroupStrategy(group, index)
+        assert await where.options(scheduling_strategy=inside)() == info.nodes[index]
+    anywhere = al.PlacementGroupStrategy(group)
+    found = {await where.options(scheduling_strategy=anywhere)() for _ in range(8)}
+    assert found <= set(info.nodes)
+    actor = Member.options(num_cpus=2, scheduling_strategy=anywhere).remote()
+    assert await actor.node() == info.nodes[1]
+    assert sorted(free(three)) == [0.0, 1.0, 2.0], "what runs in a group uses its bundles"
+    assert await al.get_placement_group("pair") == group
+    assert pickle.loads(pickle.dumps(group)) == group
+    await al.remove_placement_group(group)
+    await al.remove_placement_group(group)
+    assert free(three) == [2.0, 2.0, 2.0]
+    with pytest.raises(errors.ActorDiedError, match="placement group .* was removed"):
+        await actor.node()
+    with pytest.raises(errors.TaskPlacementGroupRemoved, match="was removed"):
+        await where.options(scheduling_strategy=anywhere)()
+    with pytest.raises(errors.PlacementGroupRemoved):
+        await group.ready(10)
+    table = await al.placement_group_table()
+    assert table[group.id].state == "REMOVED"
+    with pytest.raises(ValueError, match="name='pair': no placement group has it"):
+        await al.get_placement_group("pair")
+
+
+async def test_many_short_tasks_in_a_group(three: Cluster) -> None:
+    """More leases are asked for than are needed in the end: those requests are withdrawn."""
+    for strategy in ("STRICT_PACK", "SPREAD"):
+        group = await al.placement_group([{"CPU": 1}] * 2, strategy=strategy)
+        inside = al.PlacementGroupStrategy(group)
+        for _ in range(5):
+            nodes = await al.get([where.options(scheduling_strategy=inside).remote() for _ in range(50)], timeout=20)
+            assert set(nodes) <= set((await group.state()).nodes)
+        await al.remove_placement_group(group)
+    assert free(three) == [2.0, 2.0, 2.0]
+
+
+async def test_a_pending_group_says_why_and_waits_in_time(three: Cluster) -> None:
+    first = await al.placement_group([{"CPU": 2}] * 3, strategy="STRICT_SPREAD")
+    assert await first.wait(10)
+    second = await al.placement_group([{"CPU": 1}])
+    assert not await second.wait(0.05)
+    info = await second.state()
+    assert info.state == "PENDING" and "no room now for 1 bundle(s) of PACK" in info.reason
+    with pytest.raises(errors.GetTimeoutError, match="is PENDING after 0.05 s; no room now"):
+        await second.ready(0.05)
+    never = await al.placement_group([{"GPU": 1}])
+    assert "bundle 0 (GPU: 1) fits on no node: node" in (await never.state()).reason
+    task = asyncio.ensure_future(where.options(scheduling_strategy=al.PlacementGroupStrategy(second))())
+    waiting = asyncio.ensure_future(never.ready())
+    await asyncio.sleep(0)
+    await al.remove_placement_group(first)
+    assert await second.wait(10)
+    assert await task in (await second.state()).nodes
+    await al.remove_placement_group(never)
+    with pytest.raises(errors.PlacementGroupRemoved, match="was removed"):
+        await waiting
+
+
+async def test_a_pending_group_gets_what_tasks_return(three: Cluster, gate: Any) -> None:
+    @al.remote(num_cpus=2)
+    def hold() -> None:
+        gate.hold()
+
+    refs = [hold.remote() for _ in range(3)]
+    await gate.arrived(3)
+    group = await al.placement_group([{"CPU": 2}] * 2, strategy="STRICT_SPREAD")
+    assert not await group.wait(0.05)
+    gate.open(3)
+    await al.get(refs, timeout=20)
+    assert await group.wait(20)
+
+
+async def test_removal_ends_what_runs_and_what_waits(three: Cluster, eventually: Any) -> None:
+    group = await al.placement_group([{"CPU": 1}])
+    await group.ready(10)
+    inside = al.PlacementGroupStrategy(group)
+
+    @al.remote
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    running = forever.options(scheduling_strategy=inside).remote()
+    (node,) = [node for node in three.nodes if node.id in (await group.state()).nodes]
+
+    async def runs() -> bool:
+        return any("forever" in record.use for record in node.node.workers.records.values())
+
+    await eventually(runs)
+    waiting = [where.options(scheduling_strategy=inside).remote() for _ in range(3)]
+    actor = Member.options(scheduling_strategy=inside).remote()
+    call = actor.node.remote()
+    await al.remove_placement_group(group)
+    for ref in (running, *waiting):
+        with pytest.raises(errors.TaskPlacementGroupRemoved, match="was removed"):
+            await asyncio.wait_for(ref, 20)
+    with pytest.raises(errors.ActorDiedError, match="was removed"):
+        await asyncio.wait_for(call, 20)
+    assert free(three) == [2.0, 2.0, 2.0]
+
+
+async def test_lost_bundles_go_elsewhere_and_the_others_stay(three: Cluster, eventually: Any) -> None:
+    spare = await three.add_node(2)
+    group = await al.placement_group([{"CPU": 2}] * 3, strategy="STRICT_SPREAD")
+    await group.ready(10)
+    before = (await group.state()).nodes
+    actors = [
+        Member.options(num_cpus=2, scheduling_strategy=al.PlacementGroupStrategy(group, index)).remote()
+        for index in range(3)
+    ]
+    assert tuple([await actor.node() for actor in actors]) == before
+    lost = next(index for index, node in enumerate(before) if node not in (three.nodes[0].id, spare.id))
+    (victim,) = [node for node in three.nodes if node.id == before[lost]]
+    await three.kill_node(victim)
+
+    async def again() -> bool:
+        return (await group.state()).history[-2:] == ("RESCHEDULING", "CREATED")
+
+    await eventually(again)
+    info = await group.state()
+    assert info.history == ("PENDING", "PREPARED", "CREATED", "RESCHEDULING", "CREATED")
+    assert [a == b for a, b in zip(before, info.nodes, strict=True)] == [index != lost for index in range(3)]
+    for index, actor in enumerate(actors):
+        if index != lost:
+            assert await actor.node() == before[index], "it was not touched"
+    new = Member.options(num_cpus=2, scheduling_strategy=al.PlacementGroupStrategy(group, lost)).remote()
+    assert await new.node() == info.nodes[lost]
+
+
+async def test_fifty_groups_race_for_the_room_of_three(three: Cluster) -> None:
+    async def use(number: int) -> str:
+        group = await al.placement_group([{"CPU": 2}], strategy=["PACK", "SPREAD", "STRICT_PACK"][number % 3])
+        await group.ready(60)
+        node = await where.options(scheduling_strategy=al.PlacementGroupStrategy(group, 0))()
+        assert node in (await group.state()).nodes
+        await al.remove_placement_group(group)
+        return node
+
+    nodes = await asyncio.gather(*[use(number) for number in range(50)])
+    assert set(nodes) == {node.id for node in three.nodes}
+    assert free(three) == [2.0, 2.0, 2.0]
+
+
+async def test_children_are_captured_when_asked_for(three: Cluster) -> None:
+    @al.remote(num_cpus=1)
+    async def parent(strategy: Any = None) -> tuple[str | None, str | None, str]:
+        @al.remote
+        async def child() -> str | None:
+            group = al.current_placement_group()
+            return None if group is None else group.id
+
+        own = al.current_placement_group()
+        options = {} if strategy is None else {"scheduling_strategy": strategy}
+        return own and own.id, await child.options(**options)(), al.runtime_context().node_id
+
+    group = await al.placement_group([{"CPU": 2}])
+    await group.ready(10)
+    inside = al.PlacementGroupStrategy(group, 0)
+    captures = al.PlacementGroupStrategy(group, 0, capture_children=True)
+    assert (await parent.options(scheduling_strategy=inside)())[:2] == (group.id, None)
+    assert (await parent.options(scheduling_strategy=captures)())[:2] == (group.id, group.id)
+    outside = al.PlacementGroupStrategy(None)
+    assert (await parent.options(scheduling_strategy=captures)(outside))[:2] == (group.id, None)
+    assert (await parent())[:2] == (None, None)
+    assert al.current_placement_group() is None
+
+
+async def test_a_group_ends_with_its_session_unless_it_is_detached(three: Cluster, eventually: Any) -> None:
+    other = AsyncExitStack()
+    runtime = await three.connect(three.nodes[1], other)
+    token = current_runtime.set(runtime)
+    mine = await al.placement_group([{"CPU": 1}], name="mine")
+    kept = await al.placement_group([{"CPU": 1}], name="kept", lifetime="detached")
+    await mine.ready(10)
+    await kept.ready(10)
+    current_runtime.reset(token)
+    table = await al.placement_group_table()
+    assert {table[mine.id].state, table[kept.id].state} == {"CREATED"}
+    await other.aclose()
+
+    async def ended() -> bool:
+        return (await al.placement_group_table())[mine.id].state == "REMOVED"
+
+    await eventually(ended)
+    assert (await al.placement_group_table())[kept.id].state == "CREATED"
+    assert (await al.placement_group_table())[kept.id].is_detached
+
+
+async def test_names_of_groups_are_unique(three: Cluster) -> None:
+    group = await al.placement_group([{"CPU": 1}], name="once")
+    with pytest.raises(errors.PlacementGroupError, match="name='once' is taken.*get_placement_group"):
+        await al.placement_group([{"CPU": 1}], name="once")
+    await al.remove_placement_group(group)
+    again = await al.placement_group([{"CPU": 1}], name="once")
+    assert await al.get_placement_group("once") == again != group
+    with pytest.raises(ValueError, match="name='' is empty"):
+        await al.get_placement_group("")
+
+
+async def test_without_the_leading_node_groups_stay_but_none_is_made(scheme: str, eventually: Any) -> None:
+    async with cluster(nodes=2, num_cpus=2, scheme=scheme) as made, AsyncExitStack() as stack:
+        runtime = await made.connect(made.nodes[1], stack)
+        token = current_runtime.set(runtime)
+        group = await al.placement_group(
+            [{"CPU": 1}], lifetime="detached", bundle_label_selector=None, strategy="STRICT_PACK"
+        )
+        await group.ready(10)
+        await made.kill_node(made.nodes[0])
+        with pytest.raises(errors.ControlUnavailable, match="the node that leads the cluster is gone"):
+            await al.placement_group([{"CPU": 1}])
+        current_runtime.reset(token)
+
+
+async def test_a_request_that_fits_no_bundle_is_refused_at_once(three: Cluster) -> None:
+    group = await al.placement_group([{"CPU": 1}])
+    inside = al.PlacementGroupStrategy(group)
+    with pytest.raises(ValueError, match=r"where needs {CPU: 2} and cannot fit into any bundle"):
+        where.options(num_cpus=2, scheduling_strategy=inside).remote()
+    with pytest.raises(ValueError, match=r"Member needs {CPU: 2} and cannot fit"):
+        Member.options(num_cpus=2, scheduling_strategy=inside).remote()
+
+
+async def test_affinity_to_a_node(three: Cluster) -> None:
+    for node in three.nodes:
+        strategy = al.NodeAffinityStrategy(node.id)
+        assert await where.options(scheduling_strategy=strategy)() == node.id
+        actor = Member.options(scheduling_strategy=strategy).remote()
+        assert await actor.node() == node.id
+    gone = three.nodes[2]
+    await three.kill_node(gone)
+    with pytest.raises(errors.TaskUnschedulableError, match=f"node {gone.id} is not in the cluster"):
+        await where.options(scheduling_strategy=al.NodeAffinityStrategy(gone.id))()
+    soft = al.NodeAffinityStrategy(gone.id, soft=True)
+    assert await where.options(scheduling_strategy=soft)() != gone.id
+    with pytest.raises(errors.TaskUnschedulableError, match="lacks CPU: 1"):
+        await where.options(num_cpus=3, scheduling_strategy=al.NodeAffinityStrategy(three.nodes[0].id))()
+
+
+async def test_spread_goes_round_all_nodes(three: Cluster) -> None:
+    actors = [Member.options(num_cpus=1, scheduling_strategy="SPREAD").remote() for _ in range(3)]
+    assert {await actor.node() for actor in actors} == {node.id for node in three.nodes}
+
+
+async def test_labels_select_nodes(scheme: str) -> None:
+    kinds = ({"zone": "a"}, {"zone": "b", "disk": "fast"}, {"zone": "b"})
+    nodes = [NodeResources(num_cpus=2, labels=labels) for labels in kinds]
+    async with cluster(nodes=nodes, scheme=scheme) as made:
+        ids = [node.id for node in made.nodes]
+
+        async def found(selector: dict[str, str], *fallback: dict[str, str]) -> str:
+            strategies = [{"label_selector": each} for each in fallback]
+            return await where.options(label_selector=selector, fallback_strategy=strategies)()
+
+        assert await found({"zone": "a"}) == ids[0]
+        assert await found({"zone": "b", "disk": "fast"}) == ids[1]
+        assert await found({"zone": "!a", "disk": "!in(fast, slow)"}) == ids[2]
+        assert await found({"zone": "c"}, {"zone": "in(b)", "disk": "!fast"}) == ids[2]
+        with pytest.raises(
+            errors.TaskUnschedulableError, match=r"where needs CPU: 1 and no node .*not \[zone in \(c\)\]"
+        ):
+            await found({"zone": "c"})
+        group = await al.placement_group(
+            [{"CPU": 1}, {"CPU": 1}], bundle_label_selector=[{"zone": "a"}, {"disk": "fast"}]
+        )
+        await group.ready(10)
+        assert (await group.state()).nodes == (ids[0], ids[1])

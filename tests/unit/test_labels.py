@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actorlite.labels import ANY_LABELS, LabelSelector
+
+EU = {"region": "eu", "zone": "eu-1", "actorlite.dev/kind": "big"}
+
+
+def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return LabelSelector.parse("label_selector", selector).matches(labels)
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ({}, True),
+        ({"region": "eu"}, True),
+        ({"region": " eu "}, True),
+        ({"region": "us"}, False),
+        ({"region": "!us"}, True),
+        ({"region": "!eu"}, False),
+        ({"region": "in(us, eu)"}, True),
+        ({"region": "in(us)"}, False),
+        ({"region": "!in(us,eu)"}, False),
+        ({"region": "!in(us)"}, True),
+        ({"region": "eu", "zone": "eu-2"}, False),
+        ({"region": "eu", "zone": "in(eu-1,eu-2)", "actorlite.dev/kind": "!small"}, True),
+        ({"rack": "7"}, False),
+        ({"rack": "!7"}, True),
+        ({"rack": "!in(7)"}, True),
+        ({"rack": "in(7)"}, False),
+    ],
+)
+def test_a_selector_takes_nodes_by_all_its_terms(selector: dict[str, str], expected: bool) -> None:
+    assert selects(selector, EU) is expected
+
+
+def test_selectors_are_equal_by_meaning() -> None:
+    one = LabelSelector.parse("x", {"a": "in(1,2)", "b": "3"})
+    assert one == LabelSelector.parse("x", {"b": "in(3)", "a": "in( 2, 1 )"})
+    assert hash(one) == hash(LabelSelector.parse("x", {"b": "3", "a": "in(2,1)"}))
+    assert str(one) == "a in (1, 2), b in (3)"
+    assert not ANY_LABELS
+    assert str(ANY_LABELS) == "any label"
+
+
+@pytest.mark.parametrize(
+    ("selector", "error", "text"),
+    [
+        ([("a", "b")], TypeError, r"option label_selector must be a dict"),
+        ({1: "b"}, TypeError, r"option label_selector must have names that are str, not 1"),
+        ({"a": 1}, TypeError, r"option label_selector\['a'\] must be a str, not 1 of type int: write a value"),
+        ({"a": ""}, ValueError, r"option label_selector\['a'\]='' has an empty value: write a value, '!value'"),
+        ({"a": "!"}, ValueError, "has an empty value"),
+        ({"a": "in()"}, ValueError, "has an empty value"),
+        ({"a": "in(b,,c)"}, ValueError, "has an empty value"),
+        ({"a": "in(b"}, ValueError, r"'in\(b' must be 1 to 63 letters.*in a selector write"),
+        ({"a": "!!b"}, ValueError, "'!b' must be 1 to 63 letters"),
+        ({"a": "b c"}, ValueError, "'b c' must be"),
+        ({"a": "b" * 64}, ValueError, "must be 1 to 63 letters"),
+        ({"a" * 64: "b"}, ValueError, "the label name 'a+' must be letters"),
+        ({"-a": "b"}, ValueError, "the label name '-a' must be letters"),
+        ({"": "b"}, ValueError, "the label name '' must be letters"),
+        ({"X/a": "b"}, ValueError, r"before the '/' of the label name 'X/a' must be a DNS name"),
+        ({"p" * 254 + "/a": "b"}, ValueError, "must be a DNS name of at most 253"),
+        ({"/a": "b"}, ValueError, "must be a DNS name"),
+    ],
+)
+def test_a_bad_selector_is_refused_with_its_name_and_what_to_write(
+    selector: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        LabelSelector.parse("option label_selector", selector)
