@@ -17,15 +17,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from actorlite.errors import ActorliteError
 from actorlite.ids import ProcessId
-from actorlite.rpc.hub import Hub
-from actorlite.rpc.peer import Peer
 from actorlite.state.slabs import rounded, slab_key
+from actorlite.store.attachment import StoreScope
 from actorlite.store.segment import Segment, layout
 from actorlite.wire.messages import encode
 from actorlite.wire.objects import AbandonObject, Leased, LeaseRoom, PlaceObjects, Stored
@@ -50,21 +49,6 @@ AGAIN_S = 0.5
 """How long after a refusal, or after the node was short of room, a process asks again."""
 
 
-class SlabScope(Protocol):
-    """The runtime as slabs need it."""
-
-    loop: asyncio.AbstractEventLoop
-    process: ProcessId
-    hub: Hub
-
-    @property
-    def node_peer(self) -> Peer: ...
-
-    def in_loop(self) -> bool: ...
-
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]: ...
-
-
 class _Slab:
     """What is left of one."""
 
@@ -81,7 +65,7 @@ class LeasedSlabs:
 
     def __init__(
         self,
-        scope: SlabScope,
+        scope: StoreScope,
         attached: Callable[[], Awaitable[Segment]],
         request: Callable[[Any], Awaitable[Any]],
         prepare: Callable[[int, int], Awaitable[None]],

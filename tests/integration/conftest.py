@@ -159,7 +159,7 @@ def empty(eventually: Eventually) -> Callable[[], Awaitable[None]]:
         async def condition() -> bool:
             gc.collect()
             found = await al.memory()
-            return not found.objects and found.used == 0 and found.spilled == 0
+            return not found.objects and found.used == found.spilled == found.leased == 0
 
         await eventually(condition)
 

@@ -26,14 +26,9 @@ from actorlite.resources import NodeResources
 from actorlite.session import Plan, Session
 from actorlite.testing.cluster import cluster, local_cluster
 
+from ..arrays import Floats, MiB, pattern
+
 pytestmark = pytest.mark.asyncio
-
-MiB = 1 << 20
-Floats = numpy.typing.NDArray[numpy.float64]
-
-
-def pattern(seed: int) -> Floats:
-    return numpy.arange(MiB // 8, dtype=float) + seed
 
 
 @al.remote
@@ -265,10 +260,10 @@ async def test_what_is_lost_after_it_was_handed_over_cannot_be_made_again(
         del ref
         await two.ending.shutdown()
         fillers = []
+        gc.collect()  # once: late in a run of all tests it takes most of a second
 
         async def is_on_disk() -> bool:
             fillers.append(await al.put(pattern(-1)))
-            gc.collect()
             return (await al.memory()).objects[0].place == "on disk"
 
         await eventually(is_on_disk)

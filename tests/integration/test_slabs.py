@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -95,21 +94,6 @@ async def session(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     else:
         async with local_cluster(scheme=request.param, **options) as session:
             yield session
-
-
-@pytest.fixture
-def empty(eventually: Eventually) -> Callable[[], Awaitable[None]]:
-    """Wait until nothing is left in the store."""
-
-    async def wait() -> None:
-        async def condition() -> bool:
-            gc.collect()
-            found = await al.memory()
-            return not found.objects and found.used == found.spilled == found.leased == 0
-
-        await eventually(condition)
-
-    return wait
 
 
 async def test_values_that_are_put_in_a_row(session: al.Session, empty: Any) -> None:

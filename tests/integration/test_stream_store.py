@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import numpy
 import numpy.typing
 import pytest
-import pytest_asyncio
 
 import actorlite as al
 from actorlite.errors import (
@@ -27,15 +25,11 @@ from actorlite.store.client import StoreClient
 from actorlite.store.segment import Segment
 from actorlite.testing.cluster import local_cluster
 
+from ..arrays import Floats, MiB, pattern
+
 pytestmark = pytest.mark.asyncio
 
-MiB = 1 << 20
 DEADLINE_S = 20.0
-Floats = numpy.typing.NDArray[numpy.float64]
-
-
-def pattern(seed: int, mib: float = 1) -> Floats:
-    return numpy.arange(int(mib * MiB) // 8, dtype=float) + seed
 
 
 def _arrays(upto: int, diary: Any = None, mib: float = 1) -> Iterator[Floats]:
@@ -142,35 +136,6 @@ def total(array: Floats) -> float:
 
 def number_of(value: Any) -> int:
     return value if isinstance(value, int) else int(value[0])
-
-
-@pytest.fixture
-def empty(eventually: Any) -> Callable[[], Awaitable[None]]:
-    """Wait until nothing is left in the store."""
-
-    async def wait() -> None:
-        async def condition() -> bool:
-            gc.collect()
-            found = await al.memory()
-            return not found.objects and found.used == 0 and found.spilled == 0
-
-        await eventually(condition)
-
-    return wait
-
-
-@pytest_asyncio.fixture(params=["inproc", "uds", "tcp", "processes"])
-async def small(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[al.Session]:
-    """A session whose store takes 8 MiB."""
-    spill = tmp_path / "spilled"
-    spill.mkdir()
-    options: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 8 * MiB, "object_spilling_directory": str(spill)}
-    if request.param == "processes":
-        async with al.init("local", **options) as session:
-            yield session
-    else:
-        async with local_cluster(scheme=request.param, **options) as session:
-            yield session
 
 
 async def count_stored(eventually: Any, count: int) -> tuple[Any, ...]:

@@ -24,15 +24,11 @@ from actorlite.testing import Cluster, ClusterNode, cluster
 from actorlite.wire.nodes import SendChunk
 from actorlite.wire.objects import FreeObjects
 
+from ..arrays import Floats, MiB, pattern
+
 pytestmark = pytest.mark.asyncio
 
-MiB = 1 << 20
 STORE_BYTES = 64 * MiB
-Floats = numpy.typing.NDArray[numpy.float64]
-
-
-def pattern(seed: int, mib: float = 1) -> Floats:
-    return numpy.arange(int(mib * MiB) // 8, dtype=float) + seed
 
 
 @al.remote
