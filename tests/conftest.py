@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import shutil
@@ -51,6 +52,13 @@ def pytest_asyncio_loop_factories(
     """`ACTORLITE_LOOP` chooses the loop of the tests as it chooses that of daemons and workers."""
     loop = Settings.from_environment().loop
     return {loop: uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop}
+
+
+def pytest_collection_finish() -> None:
+    """What pytest keeps of some thousand tests stays to the end, and is searched no more: `gc.collect()`, of which the
+    tests have many, takes a tenth of a second with it and a hundredth without."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
