@@ -63,24 +63,33 @@ def commands() -> None:
 @click.option(
     "--object-spilling-directory", metavar="PATH", help="Where values go that do not fit; empty: nothing is spilled."
 )
+@click.option(
+    "--join",
+    metavar="uds:///PATH",
+    help="Become a node of the cluster of the node there; auto: of this user's own one.",
+)
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C; the node ends with this command.")
 def start(
     address: str | None,
     preload: tuple[str, ...],
     object_store_memory: int | None,
     object_spilling_directory: str | None,
+    join: str | None,
     foreground: bool,
     **told: Any,
 ) -> None:
     """Start a node daemon, which then runs until `actorlite stop`."""
     place = _place(address)
-    wanted = shared_node.Wanted(_resources(told), preload, object_store_memory, object_spilling_directory)
+    to_join = _to_join(join, place)
+    wanted = shared_node.Wanted(_resources(told), preload, object_store_memory, object_spilling_directory, to_join)
     if foreground:
         reason = _run(_until_stopped(place, wanted))
         click.echo(f"node at {place.address} ended: {reason}")
     else:
         node = _run(shared_node.start(place, wanted))
         click.echo(f"node started: pid {node.pid}, address {node.address}, log {place.log}")
+        if to_join:
+            click.echo(f"it has joined the cluster of the node at {to_join}")
         address, option = ("auto", "") if place.is_default else (node.address, f" --address {node.address}")
         click.echo(f'attach with al.init("{address}"), end with actorlite stop{option}')
 
@@ -97,7 +106,7 @@ def stop(address: str | None) -> None:
 @commands.command()
 @address_option
 def status(address: str | None) -> None:
-    """Show the node daemon, its workers and what is leased."""
+    """Show the node daemon, its workers and what is leased, and the other nodes of its cluster."""
     found = _run(shared_node.status(_place(address)))
     click.echo(f"node     pid {found['pid']}, address {found['address']}")
     click.echo(f"CPU      {found['num_cpus'] - found['free_cpus']:g} of {found['num_cpus']:g} leased")
@@ -116,12 +125,29 @@ def status(address: str | None) -> None:
         click.echo(f"detached {each['name']} in namespace {each['namespace']}, {each['state']}")
     for text in found["not_restored"]:
         click.echo(f"lost     {text}")
+    _show_nodes(found["nodes"])
     if not found["workers"]:
         click.echo("workers  none")
         return
     table = Table("worker", "pid", "used for", box=None, pad_edge=False)
     for worker in found["workers"]:
         table.add_row(worker["process"], str(worker["pid"]), worker["use"])
+    _print(table)
+
+
+def _show_nodes(nodes: list[dict[str, Any]]) -> None:
+    """All of the cluster, this one first; nothing where there is one."""
+    if len(nodes) < 2:
+        return
+    table = Table("node", "pid", "CPU leased", "address", "", box=None, pad_edge=False)
+    for each in nodes:
+        total = each["resources"].get(CPU, 0.0)
+        leased = f"{total - each['free'].get(CPU, 0.0):g} of {total:g}"
+        table.add_row(each["node"], str(each["pid"]), leased, each["address"], "leads" if each["leads"] else "")
+    _print(table)
+
+
+def _print(table: Table) -> None:
     # Piped into another program, a line stays a line.
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WHEN_PIPED).print(table)
 
@@ -150,6 +176,15 @@ def _place(address: str | None) -> shared_node.Place:
         return shared_node.Place.at(address)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _to_join(join: str | None, place: shared_node.Place) -> str:
+    if join is None:
+        return ""
+    found = _place(join).address
+    if found == place.address:
+        raise click.UsageError(f"--join {join}: the new node itself has that address; give it another with --address")
+    return found
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

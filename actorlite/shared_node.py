@@ -21,6 +21,7 @@ from typing import Any
 from actorlite.config import (
     Settings,
     prepare_private_directory,
+    read_token,
     runtime_directory,
     session_directory_of,
     shared_node_address,
@@ -90,6 +91,8 @@ class Wanted:
     preload: tuple[str, ...] = ()
     object_store_memory: int | None = None
     object_spilling_directory: str | None = None
+    join: str = ""
+    """The address of a node whose cluster it joins. Empty: it is the first of a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,19 @@ class OwnedNode:
     def address(self) -> str:
         return self._handle.address
 
+    @property
+    def is_running(self) -> bool:
+        return self._handle.is_running
+
+    async def stop(self) -> str:
+        """End it in good order; returns how it has ended. Idempotent."""
+        return (await self._handle.stop()).describe()
+
+    async def kill(self) -> str:
+        """SIGKILL; its workers end as well. Returns when the daemon has ended. Idempotent."""
+        self._handle.kill()
+        return (await self._handle.wait()).describe()
+
     async def ended_or(self, asked: asyncio.Event) -> str:
         """Wait until the node ends by itself or `asked` is set; then say why it ended, once it has."""
         ended = asyncio.create_task(self._handle.wait(), name="node ended")
@@ -125,7 +141,8 @@ class OwnedNode:
 
 
 async def start(place: Place, wanted: Wanted) -> SharedNode:
-    """Start a node that outlives this process. Raises `NodeStartError`, also when one runs there already."""
+    """Start a node that outlives this process. Raises `NodeStartError`, also when one runs there already, and when the
+    one that it shall join does not."""
     handle = await _launch(place, wanted, owned=False)
     node = SharedNode(handle.pid, handle.address)
     handle.release()
@@ -173,9 +190,9 @@ async def _launch(place: Place, wanted: Wanted, *, owned: bool) -> DaemonHandle:
     prepare_private_directory(runtime_directory(place.settings))
     if not place.directory.parent.is_dir():
         raise NodeStartError(f"{place.directory.parent} does not exist: the node makes only the last directory")
-    token = SystemEntropy().token_bytes(TOKEN_BYTES)
     with _locked(place.lock):
         await _make_room(place)
+        token = await _cluster_token(wanted.join) if wanted.join else SystemEntropy().token_bytes(TOKEN_BYTES)
         handle = await launch_daemon(
             DaemonConfig(
                 session_directory=str(place.directory),
@@ -193,7 +210,9 @@ async def _launch(place: Place, wanted: Wanted, *, owned: bool) -> DaemonHandle:
                 loop=place.settings.loop,
                 preload=wanted.preload,
                 sys_path=(os.getcwd(), *filter(None, sys.path)) if wanted.preload else (),
-                control_state=str(place.state),
+                # What an earlier node here has left waits for one that leads again.
+                control_state="" if wanted.join else str(place.state),
+                join=wanted.join,
                 log_path="" if owned else str(place.log),
             )
         )
@@ -229,6 +248,18 @@ async def _make_room(place: Place) -> None:
         _remove_left_over(place.directory)
         return
     raise NodeStartError(f"a node already runs at {place.address}, pid {found['pid']}: end it with `actorlite stop`")
+
+
+async def _cluster_token(address: str) -> bytes:
+    """That of the cluster of a node on this host, from its session directory. Raises `NodeStartError`."""
+    try:
+        token = read_token(address)
+        await node_status(address)  # a node that was killed may have left its token
+    except ActorliteError as error:
+        raise NodeStartError(
+            f"cannot join the node at {address}: {error}; start that node first, or name another one of the cluster"
+        ) from error
+    return token
 
 
 def _exists(path: Path) -> bool:

@@ -315,6 +315,11 @@ class Node:
             tuple(table.holders()),
             self.options.max_workers or 0,
             tuple(self.desk.hopes.demand()),
+            (
+                (self.options.pid, self.hub.identity.address),
+                *[_place_of(self.hub, each) for each in self.members.views],
+            ),
+            self.members.leader,
         )
 
     async def _stop_node(self, peer: Peer, body: StopNode) -> Yes:
@@ -327,3 +332,8 @@ class Node:
 
 def _seat(options: NodeOptions, bound: Address, entropy: Entropy) -> ControlSeat:
     return ControlSeat(bound, options.token, entropy, options.pid, options.worker_address, options.state_path)
+
+
+def _place_of(hub: Hub, node: ProcessId) -> tuple[int, Address]:
+    peer = hub.peers.get(node)
+    return (0, "") if peer is None else (peer.identity.pid, peer.identity.address)

@@ -57,6 +57,10 @@ class DaemonHandle:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        return self._report is None
+
+    @property
     def address(self) -> str:
         """Where the daemon listens."""
         return self._address

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from actorlite.errors import ActorliteError, NodeStartError
 from actorlite.host import Spawner, SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.node.daemon import Node, NodeOptions
@@ -61,9 +62,21 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
     keep = True  # a start that fails must not cost what a node that was killed has left
     address = await node.start(config.node)
     try:
+        if config.join:
+            await _join(node, config.join)
         await on_ready(address)
         node.control.resume()
         reason = await stop.wait()
         keep = stop.keeps
     finally:
         await node.aclose(f"the node daemon (pid {os.getpid()}) ends: {reason}", keep=keep)
+
+
+async def _join(node: Node, address: Address) -> None:
+    try:
+        await node.join(address)
+    except ActorliteError as error:
+        raise NodeStartError(
+            f"cannot join the cluster of the node at {address}: {error}; is that node, and all of its cluster, alive? "
+            f"`actorlite status --address {address}` tells"
+        ) from error

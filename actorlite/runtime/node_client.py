@@ -163,8 +163,11 @@ class NodeClient:
                 "resources": (room := _room(load))[0].to_floats(),
                 "free": {name: from_units(room[1].units_of(name)) for name, _ in room[0].items()},
                 "labels": dict(load.labels),
+                "pid": pid,
+                "address": address,
+                "leads": node == status.leader,
             }
-            for node, load in status.nodes
+            for (node, load), (pid, address) in zip(status.nodes, status.places, strict=True)
         ]
         demand = [
             {"resources": ResourceSet(needs).to_floats(), "count": count, "feasible": feasible}

@@ -2,6 +2,7 @@
 
 from actorlite.resources import NodeResources
 from actorlite.testing.cluster import Cluster, ClusterNode, cluster, local_cluster
+from actorlite.testing.daemons import DaemonCluster, daemons
 from actorlite.testing.faults import Faults, FaultyTransport
 from actorlite.testing.leaks import LeakError
 from actorlite.testing.transport import CHECKS, STREAM_CHECKS, Recorder, check_transport, run_check
@@ -11,6 +12,7 @@ __all__ = [
     "STREAM_CHECKS",
     "Cluster",
     "ClusterNode",
+    "DaemonCluster",
     "Faults",
     "FaultyTransport",
     "LeakError",
@@ -18,6 +20,7 @@ __all__ = [
     "Recorder",
     "check_transport",
     "cluster",
+    "daemons",
     "local_cluster",
     "run_check",
 ]

@@ -57,6 +57,9 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     max_workers: int | None = None
     """None: without limit."""
+    join: str = ""
+    """The address of a node to join before this one counts as started; `token` is that of its cluster. Empty: the
+    first of a cluster."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -664,6 +664,10 @@ class Status(_Message, tag=123, frozen=True):
     """0: without limit."""
     infeasible: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
     """As `demand`, of what waits for other nodes to come."""
+    places: tuple[tuple[int, str], ...] = ()
+    """Of each of `nodes`: its pid and address."""
+    leader: ProcessId = ProcessId("")
+    """The node that control is on."""
 
 
 class Yes(_Message, tag=124, frozen=True):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
+
+from actorlite.testing import daemons
 
 OUTPUT = {
     "hello_task.py": """\
@@ -39,6 +43,14 @@ value: first
 error: no second one
 """,
 }
+GANG = """\
+3 workers on 3 nodes
+the parameter server is beside the first worker: True
+step 0: loss 57.9654
+step 5: loss 0.0608
+step 9: loss 0.0003
+the group is REMOVED
+"""
 TWO_SESSIONS = """\
 other process: {}
 this process: True
@@ -72,3 +84,15 @@ def test_shared_array_writes_each_byte_once(programs: Any, address: str) -> None
         "in messages 69 MB would have been copied",
         "the actor holds views of 24 images, writeable: False",
     ]
+
+
+@pytest.mark.parametrize("where", [(), ("--daemons",)], ids=["in process", "daemons"])
+def test_gang_training_comes_out_the_same(programs: Any, where: tuple[str, ...]) -> None:
+    assert programs.output("gang_training.py", *where, "--steps", "10") == GANG
+
+
+@pytest.mark.asyncio
+async def test_gang_training_on_a_cluster_that_runs(programs: Any) -> None:
+    async with daemons(nodes=3, num_cpus=2) as found:
+        run = partial(programs.output, "gang_training.py", "--steps", "10", "--address", found.nodes[1].address)
+        assert await asyncio.to_thread(run) == GANG
