@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,10 @@ from actorlite.node.spawner import ZygoteSpawner
 from actorlite.wire.zygote import ZygoteConfig
 from actorlite.worker.zygote import ZygoteProcess, fork_zygote
 
+from ..endings import wait_until_gone
+
 PARTS = str(Path(__file__).parent)
 POLL_S = 0.003
-
-
-def alive(pid: int) -> bool:
-    """Whether a process exists. What init has not reaped yet has ended as far as we are concerned."""
-    try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return not (state == "Z" and parent == "1")
 
 
 async def eventually(condition: Callable[[], Any], within_s: float = 10.0) -> Any:
@@ -34,15 +27,6 @@ async def eventually(condition: Callable[[], Any], within_s: float = 10.0) -> An
         assert time.monotonic() < deadline, "the condition did not come true"
         await asyncio.sleep(POLL_S)
     return value
-
-
-def wait_until_gone(pids: Iterable[int], *paths: Path, within_s: float = 2.0) -> None:
-    """Block until all these processes and paths have disappeared; fail if one stays."""
-    deadline = time.monotonic() + within_s
-    pids = list(pids)
-    while left := [pid for pid in pids if alive(pid)] + [path for path in paths if path.exists()]:
-        assert time.monotonic() < deadline, f"still there: {left}"
-        time.sleep(POLL_S)
 
 
 @pytest.fixture

@@ -108,6 +108,60 @@ def test_start_use_and_stop(place: Path) -> None:
     assert left_in(place) == []
 
 
+def test_nodes_join_and_one_after_another_stops(place: Path) -> None:
+    started = done("start", "--num-cpus", "1")
+    (first,) = re.findall(r"address (uds://\S+),", started)
+    others = [f"uds://{place}/{name}/node.sock" for name in ("second", "third")]
+    for other, joined in zip(others, ("auto", others[0]), strict=True):
+        told = done("start", "--num-cpus", "1", "--address", other, "--join", joined)
+        assert f"it has joined the cluster of the node at {first if joined == 'auto' else joined}\n" in told
+    for each in (first, *others):
+        shown = done("status", "--address", each)
+        rows = re.findall(r"^[0-9a-f]{16} +(\d+) +0 of 1 +(\S+) *(leads)?", shown, re.M)
+        assert {address for _, address, _ in rows} == {first, *others}
+        assert rows[0][1] == each
+        assert [address for _, address, leads in rows if leads] == [first]
+    assert (place / "second" / "token").read_text() == (place / "third" / "token").read_text()
+    assert run_program(others[1]) == "42 False\n"
+    done("stop", "--address", others[0])
+    assert others[0] not in done("status")
+    assert run_program(others[1]) == "42 False\n"
+    done("stop", "--address", others[1])
+    assert others[1] not in done("status")
+    done("stop")
+    assert left_in(place) == []
+
+
+def test_who_cannot_join_is_told_why(place: Path) -> None:
+    nowhere, own = f"uds://{place}/nowhere/node.sock", f"uds://{place}/own/node.sock"
+    text = refused("start", "--address", own, "--join", nowhere)
+    assert f"cannot join the node at {nowhere}: no node runs" in text
+    assert "start that node first" in text
+    for address, says in (
+        (own, "the new node itself has that address"),
+        ("tcp://127.0.0.1:1", "uds:///directory/name"),
+    ):
+        wrong = actorlite("start", "--address", own, "--join", address)
+        assert wrong.returncode == 2
+        assert says in wrong.stderr
+    assert left_in(place) == []
+
+
+def test_a_node_that_joins_leaves_what_one_that_led_wrote_down(place: Path) -> None:
+    own = f"uds://{place}/own/node.sock"
+    os.kill(pid_in(done("start", "--address", own)), signal.SIGKILL)
+    (state,) = place.rglob("*.state")
+    before = state.read_bytes()
+    done("start")
+    done("start", "--address", own, "--join", "auto")
+    done("stop", "--address", own)
+    assert state.read_bytes() == before
+    done("start", "--address", own)
+    done("stop", "--address", own)
+    done("stop")
+    assert left_in(place) == []
+
+
 def test_what_a_node_has(place: Path) -> None:
     told = ("--num-cpus", "1", "--num-gpus", "2", "--memory", str(2**30), "--max-workers", "3")
     done("start", *told, "--resources", '{"disk": 2}', "--labels", '{"zone": "a"}')
