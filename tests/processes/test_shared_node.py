@@ -126,6 +126,9 @@ def test_nodes_join_and_one_after_another_stops(place: Path) -> None:
     done("stop", "--address", others[0])
     assert others[0] not in done("status")
     assert run_program(others[1]) == "42 False\n"
+    done("start", "--num-cpus", "1", "--address", others[0], "--join", others[1])
+    assert all(each in done("status") for each in (first, *others))
+    done("stop", "--address", others[0])
     done("stop", "--address", others[1])
     assert others[1] not in done("status")
     done("stop")
