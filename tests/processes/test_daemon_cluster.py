@@ -18,7 +18,7 @@ from actorlite.resources import NodeResources
 from actorlite.testing import DaemonCluster, daemons
 from actorlite.wire.launch import DaemonConfig
 
-from ..endings import WITHIN_S, until, wait_until_gone
+from ..endings import POLL_S, WITHIN_S, until, wait_until_gone
 
 pytestmark = pytest.mark.asyncio
 
@@ -44,24 +44,13 @@ class Member(al.Actor, num_cpus=1):
 
 
 @al.remote(num_cpus=1, scheduling_strategy="SPREAD")
-async def gather_all(meeting: Meeting) -> str:
-    """Returns when all have come: no two of them can have run after each other in one place."""
+async def meet(place: Path, count: int) -> str:
+    """Returns when all have come, and keeps its CPU until then, which a call that waits for another would not."""
     node = al.runtime_context().node_id
-    await meeting.come(node)
+    (place / f"{os.getpid()}").touch()
+    while len(list(place.iterdir())) < count:
+        await asyncio.sleep(POLL_S)
     return node
-
-
-class Meeting(al.Actor, num_cpus=0, max_concurrency=3):
-    def __init__(self, count: int) -> None:
-        self.nodes: list[str] = []
-        self.count = count
-        self.complete = asyncio.Event()
-
-    async def come(self, node: str) -> None:
-        self.nodes.append(node)
-        if len(self.nodes) == self.count:
-            self.complete.set()
-        await self.complete.wait()
 
 
 async def all_free(session: al.Session) -> bool:
@@ -74,7 +63,7 @@ def directories(found: DaemonCluster) -> list[Path]:
 
 
 @pytest.mark.parametrize("attached", [0, 2], ids=["the first", "one that joined"])
-async def test_work_spans_all_of_them(attached: int) -> None:
+async def test_work_spans_all_of_them(attached: int, tmp_path: Path) -> None:
     pids: set[int] = set()
     async with daemons(nodes=3, num_cpus=1) as found:
         async with al.init(found.nodes[attached].address) as session:
@@ -85,8 +74,7 @@ async def test_work_spans_all_of_them(attached: int) -> None:
             everywhere = {each["node"] for each in nodes}
             assert len(everywhere) == 3
 
-            meeting = Meeting.remote(3)
-            spread = await al.get([gather_all.remote(meeting) for _ in range(3)], timeout=WITHIN_S)
+            spread = await al.get([meet.remote(tmp_path, 3) for _ in range(3)], timeout=WITHIN_S)
             assert set(spread) == everywhere
 
             group = await al.placement_group([{"CPU": 1}] * 3, strategy="STRICT_SPREAD")
