@@ -62,7 +62,7 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
     address = await node.start(config.node)
     try:
         await on_ready(address)
-        node.control.resume()
+        node.control.resume(node.groups.kept.restored)
         reason = await stop.wait()
         keep = stop.keeps
     finally:

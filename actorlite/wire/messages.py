@@ -639,6 +639,8 @@ class Death(_Message, tag=122, frozen=True):
     known: bool
     text: str
     pid: int = 0
+    evicted: bool = False
+    """Whether its node ended it because the placement group that it worked in was removed."""
 
 
 class Status(_Message, tag=123, frozen=True):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..shared_nodes import actorlite, run, runtime_root, started, user_directory
 
 ACTORS = """
 import asyncio, os, sys
@@ -106,40 +104,12 @@ asyncio.run(main())
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty directory that is the user's runtime root; what still runs there at the end is stopped."""
-    with tempfile.TemporaryDirectory() as directory:
-        monkeypatch.setenv("TMPDIR", directory)
-        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-        monkeypatch.delenv("ACTORLITE_ADDRESS", raising=False)
-        paths = [directory, str(ROOT), str(ROOT / "transports"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        Path(directory, "actors.py").write_text(ACTORS)
-        yield Path(directory)
-        actorlite("stop")
-
-
-def actorlite(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "actorlite", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-
-
-def started() -> int:
-    """A node's pid."""
-    result = actorlite("start", "--num-cpus", "4")
-    assert result.returncode == 0, result.stderr
-    found = re.search(r"pid (\d+)", result.stdout)
-    assert found
-    return int(found[1])
-
-
-def run(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    with runtime_root(monkeypatch, actors=ACTORS) as root:
+        yield root
 
 
 def state_of(place: Path) -> Path:
-    return place / f"actorlite-{os.getuid()}" / "default.state"
+    return user_directory(place) / "default.state"
 
 
 ALL = "[('mine', 'holds'), ('other', 'kept'), ('shared', 'kept'), ('shared', 'never'), ('shared', 'once')]"
@@ -168,7 +138,7 @@ def test_they_outlive_programs_and_a_node_that_was_killed(place: Path) -> None:
     ]
     shown = actorlite("status").stdout
     assert "detached kept in namespace shared, ALIVE" in shown and "lost     actor 'never' (Counter)" in shown
-    assert "not brought back: actor 'never'" in (place / f"actorlite-{os.getuid()}" / "default.log").read_text()
+    assert "not brought back: actor 'never'" in (user_directory(place) / "default.log").read_text()
     os.kill(node, signal.SIGKILL)
     started()
     lines = run(LOOK).splitlines()

@@ -1,0 +1,199 @@
+"""SIGKILL for a shared node that leads, which is then started again on the same state.
+
+What callers see: detached placement groups are there with the ids and names that they had, and detached actors are in
+their bundles again. What is cleaned up: groups and actors that were not detached are gone, and their room is free. What
+could not be brought back is said.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..shared_nodes import actorlite, run, runtime_root, started, user_directory
+
+PARTS = """
+import asyncio, os, signal
+import actorlite as al
+
+class Member(al.Actor):
+    def __init__(self, start=0):
+        self.n = start
+
+    async def incr(self):
+        self.n += 1
+        return self.n
+
+    async def where(self):
+        group = al.current_placement_group()
+        return (group.name if group else None), al.runtime_context().get_assigned_resources().get("CPU", 0.0)
+
+def member(name, group=None, bundle=-1, **options):
+    strategy = al.PlacementGroupStrategy(group, bundle) if group is not None else None
+    options = {"max_restarts": -1, "num_cpus": 1, "namespace": "team", **options}
+    return Member.options(name=name, lifetime="detached", scheduling_strategy=strategy, **options)
+
+async def table():
+    found = await al.placement_group_table()
+    return sorted((info.name, info.state, info.is_detached) for info in found.values())
+
+def program(main):
+    async def opened():
+        async with al.init("auto", namespace="team") as session:
+            await main(session)
+    asyncio.run(opened())
+"""
+
+MAKE = """
+from parts import *
+
+async def main(session):
+    gang = await al.placement_group([{"CPU": 1}, {"CPU": 2}], name="gang", lifetime="detached")
+    brief = await al.placement_group([{"CPU": 1}], name="brief")
+    unnamed = await al.placement_group([{"CPU": 1}], lifetime="detached")
+    gone = await al.placement_group([{"CPU": 1}], name="gone", lifetime="detached")
+    for each in (gang, brief, unnamed, gone):
+        await each.ready(20)
+    await al.remove_placement_group(gone)
+    one = member("one", gang, 0).remote(10)
+    two = member("two", gang, 1, num_cpus=2).remote(20)
+    never = member("never", gang, 0, num_cpus=0, max_restarts=0).remote()
+    lost = member("lost", brief, 0).remote()
+    for each in (one, two, never, lost):
+        await each.incr()
+    print(gang.id, brief.id, unnamed.id, flush=True)
+    os.kill((await session.status())["pid"], signal.SIGKILL)
+
+try:
+    program(main)
+except al.errors.ActorliteError:
+    pass  # its node is gone
+"""
+
+LOOK = """
+from parts import *
+
+async def main(session):
+    gang = await al.get_placement_group("gang")
+    await gang.ready(20)
+    print(gang.id)
+    print(await table())
+    for name in ("one", "two"):
+        actor = await al.get_actor(name, Member)
+        print(name, await actor.where(), await actor.incr(), (await al.describe(actor)).restarts)
+    for name in ("never", "lost"):
+        try:
+            await al.get_actor(name)
+        except al.errors.ActorNotFoundError:
+            print(name, "gone")
+    status = await session.status()
+    print("free", status["free_cpus"])
+    for text in sorted(status["not_restored"]):
+        print("lost", text)
+
+program(main)
+"""
+
+PENDING = """
+from parts import *
+
+async def main(session):
+    gang = await al.get_placement_group("gang")
+    info = await gang.state()
+    print(info.state, info.nodes, info.history)
+    print(info.reason)
+    print([(each["name"], each["state"]) for each in (await session.status())["detached"]])
+    try:
+        await al.placement_group([{"CPU": 1}], name="gang")
+    except al.errors.PlacementGroupError:
+        print("its name is taken")
+
+program(main)
+"""
+
+REMOVE = """
+from parts import *
+
+async def main(session):
+    one = await al.get_actor("one", Member)
+    for info in (await al.placement_group_table()).values():
+        if info.name == "gang":
+            await al.remove_placement_group(await al.get_placement_group("gang"))
+    try:
+        await one.incr()
+    except al.errors.ActorPlacementGroupRemoved as error:
+        print("removed", (await al.describe(one)).death_cause)
+    print(await al.list_named_actors(), (await session.status())["not_restored"])
+
+program(main)
+"""
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with runtime_root(monkeypatch, parts=PARTS) as root:
+        yield root
+
+
+def test_groups_come_back_and_actors_into_them(place: Path) -> None:
+    started(6)
+    gang, brief, unnamed = run(MAKE).split()
+    node = started(6)
+    lost = [
+        f"lost actor 'lost' (Member) in namespace 'team': its placement group {brief} was not detached, or was not "
+        "brought back",
+        "lost actor 'never' (Member) in namespace 'team': its node ended, and max_restarts=0 does not let it be "
+        "made anew",
+    ]
+    back = [gang, "[('', 'CREATED', True), ('gang', 'CREATED', True)]"]
+    assert run(LOOK).splitlines() == [
+        *back,
+        "one ('gang', 1.0) 11 1",
+        "two ('gang', 2.0) 21 1",
+        "never gone",
+        "lost gone",
+        "free 2.0",
+        *lost,
+    ]
+    log = (user_directory(place) / "default.log").read_text()
+    assert f"the detached placement group {gang} 'gang' in namespace 'team' is reserved anew" in log
+    assert f"not brought back: actor 'lost' (Member) in namespace 'team': its placement group {brief}" in log
+    assert "lost     actor 'lost' (Member)" in actorlite("status").stdout
+    os.kill(node, signal.SIGKILL)
+    started(6)
+    assert run(LOOK).splitlines() == [
+        *back, "one ('gang', 1.0) 11 2", "two ('gang', 2.0) 21 2", "never gone", "lost gone", "free 2.0"
+    ]  # fmt: skip
+
+
+def test_a_group_without_room_waits_and_says_why(place: Path) -> None:
+    started(6)
+    run(MAKE)
+    node = started(2)
+    lines = run(PENDING).splitlines()
+    assert lines[0] == "PENDING (None, None) ('PENDING',)"
+    assert lines[1].startswith("no placement even if all nodes were free: the nodes do not have enough for all 2")
+    assert sorted(eval(lines[2])) == [("one", "RESTARTING"), ("two", "RESTARTING")]
+    assert lines[3] == "its name is taken"
+    os.kill(node, signal.SIGKILL)
+    started(6)
+    assert "one ('gang', 1.0) 11 2" in run(LOOK), "each start is a restart, also one that has found no room"
+
+
+def test_a_removed_group_takes_its_actors_and_does_not_come_back(place: Path) -> None:
+    started(6)
+    run(MAKE)
+    node = started(6)
+    run(LOOK)
+    lines = run(REMOVE).splitlines()
+    assert lines[0] == "removed PLACEMENT_GROUP_REMOVED"
+    assert lines[1].startswith("[] ["), "what was brought back and ends later was not lost"
+    assert "'one'" not in lines[1]
+    os.kill(node, signal.SIGKILL)
+    started(6)
+    shown = run("from parts import *\nasync def main(session): print(await table())\nprogram(main)")
+    assert shown == "[('', 'CREATED', True)]\n"
