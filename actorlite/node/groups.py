@@ -159,11 +159,12 @@ class Coordinator:
                 f"name={shape.name!r} is taken in namespace {shape.namespace!r}, by group {self._names[name]}: "
                 "use al.get_placement_group(name), remove that one, or choose another name"
             )
+        spec = _spec(shape)  # what cannot be read leaves nothing behind
         self._records[shape.group] = _Record(shape, body.owner, home, body.detached)
         if shape.name:
             self._names[name] = shape.group
         self._look_here()
-        self._perform(self._book.create(_spec(shape)))
+        self._perform(self._book.create(spec))
         self._watch()
         return self.info(shape.group)
 

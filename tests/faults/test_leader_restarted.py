@@ -7,12 +7,18 @@ could not be brought back is said.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from actorlite.control.stores.sqlite import open_sqlite
+from actorlite.state.revisions import Put
+from actorlite.wire.groups import GroupShape
 
 from ..shared_nodes import actorlite, run, runtime_root, started, user_directory
 
@@ -197,3 +203,24 @@ def test_a_removed_group_takes_its_actors_and_does_not_come_back(place: Path) ->
     started(6)
     shown = run("from parts import *\nasync def main(session): print(await table())\nprogram(main)")
     assert shown == "[('', 'CREATED', True)]\n"
+
+
+def test_a_group_that_cannot_be_brought_back_is_named(place: Path) -> None:
+    async def damage() -> None:
+        store = await open_sqlite(str(user_directory(place) / "default.state"))
+        wrong = GroupShape("wrong", ((("CPU", 10_000),),), selectors=((("a", "in("),),))
+        await store.txn([], [Put("groups/bad", b"\xc1"), Put("groups/wrong", msgspec.msgpack.encode(wrong))])
+        await store.aclose()
+
+    started(6)
+    gang = run(MAKE).split()[0]
+    asyncio.run(damage())
+    started(6)
+    lines = run(LOOK).splitlines()
+    assert lines[0] == gang, "the others come back"
+    lost = [line for line in lines if line.startswith("lost placement group")]
+    assert len(lost) == 2
+    assert lost[0].startswith("lost placement group bad, which cannot be read any more: ")
+    assert lost[1].startswith("lost placement group wrong in namespace '': bundle_label_selector['a']='in('")
+    for line in lost:
+        assert "lost     " + line.removeprefix("lost ") in actorlite("status").stdout
