@@ -107,8 +107,8 @@ class PlacementGroup:
         Raises `PlacementGroupRemoved` when it is removed before, and, after `timeout` seconds, `GetTimeoutError` with
         the reason why it is not there yet.
         """
-        runtime = self._runtime or find_runtime()
         _check_timeout(timeout)
+        runtime = self._runtime or find_runtime()
         if self._was_created:
             self._was_created = False
             return self
@@ -199,10 +199,7 @@ async def remove_placement_group(group: PlacementGroup) -> None:
     What runs in it is killed, and what waits for it fails with `TaskPlacementGroupRemoved`, also tasks that had retries
     left.
     """
-    if not isinstance(group, PlacementGroup):
-        raise TypeError(
-            f"remove_placement_group() takes a PlacementGroup, not {group!r} of type {type(group).__name__}"
-        )
+    _check_group("remove_placement_group", group)
     group._was_created = False
     await _remove(group._runtime or find_runtime(), group.id)
 
@@ -210,7 +207,10 @@ async def remove_placement_group(group: PlacementGroup) -> None:
 async def get_placement_group(name: str) -> PlacementGroup:
     """The group that has this name in the session's namespace. Raises `ValueError` when there is none."""
     if not isinstance(name, str):
-        raise TypeError(f"name must be a str, not {name!r} of type {type(name).__name__}")
+        raise TypeError(
+            f"name must be a str, not {name!r} of type {type(name).__name__}: give the name that the group was made "
+            "with"
+        )
     if not name:
         raise ValueError("name='' is empty: give the name that the group was made with")
     runtime = find_runtime()
@@ -225,6 +225,8 @@ async def get_placement_group(name: str) -> PlacementGroup:
 
 async def placement_group_table(group: PlacementGroup | None = None) -> dict[str, PlacementGroupInfo]:
     """All groups of the cluster by id, those that were removed of late included; or only `group`."""
+    if group is not None:
+        _check_group("placement_group_table", group)
     wanted = DescribeGroups() if group is None else DescribeGroups(group=group.id)
     return {info.shape.group: _public(info) for info in await _described(find_runtime(), wanted)}
 
@@ -253,6 +255,14 @@ async def _described(runtime: Runtime, wanted: DescribeGroups) -> Sequence[Group
 
 async def _remove(runtime: Runtime, group: str) -> None:
     await _ask(runtime, RemoveGroup(group))
+
+
+def _check_group(function: str, group: object) -> None:
+    if not isinstance(group, PlacementGroup):
+        raise TypeError(
+            f"{function}() takes a PlacementGroup, not {group!r} of type {type(group).__name__}: give what "
+            "`await al.placement_group(...)` or `await al.get_placement_group(name)` returned"
+        )
 
 
 def _check_timeout(timeout: float | None) -> None:

@@ -83,8 +83,11 @@ async def main():
     async with al.init("auto", namespace="mine"):
         async def one(number):
             counter, created = await shared(name="raced").get_or_create(1000)
-            return created, al.ActorHandle.__hash__(counter), await counter.pid()
-        print([await each for each in [asyncio.ensure_future(one(n)) for n in range(25)]])
+            return counter, created, await counter.pid()
+        found = await asyncio.gather(*[one(number) for number in range(25)])
+        assert len({counter for counter, _, _ in found}) == 1
+        identifier = (await al.describe(found[0][0])).id
+        print([(identifier, created, pid) for _, created, pid in found])
 
 asyncio.run(main())
 """
@@ -198,5 +201,5 @@ def test_racers_of_several_programs_get_one_actor(place: Path) -> None:
         assert each.returncode == 0, error
         said += eval(out)
     assert len(said) == 100
-    assert sum(created for created, _, _ in said) == 1
-    assert len({pid for _, _, pid in said}) == 1
+    assert sum(created for _, created, _ in said) == 1
+    assert len({(identifier, pid) for identifier, _, pid in said}) == 1
