@@ -19,7 +19,7 @@ from actorlite.ids import ActorId, ProcessId
 from actorlite.loading import load
 from actorlite.node.deaths import Deaths
 from actorlite.node.desk import LeaseDesk, Means
-from actorlite.node.groups import GroupDesk
+from actorlite.node.groups import GroupDesk, detached_among
 from actorlite.node.kept import KeptGroups, Shelf
 from actorlite.node.members import Members, load_of
 from actorlite.node.records import Job, WorkerRecord
@@ -32,6 +32,7 @@ from actorlite.rpc.peer import Handlers, Peer
 from actorlite.state.leases import LeaseTable
 from actorlite.state.scheduling import NodeView
 from actorlite.transport import Address
+from actorlite.wire.groups import DescribeGroups
 from actorlite.wire.messages import (
     Blocked,
     Ending,
@@ -320,6 +321,7 @@ class Node:
             tuple(table.holders()),
             self.options.max_workers or 0,
             tuple(self.desk.hopes.demand()),
+            detached_among(self.groups.coordinator.described(DescribeGroups())),
         )
 
     async def _stop_node(self, peer: Peer, body: StopNode) -> Yes:

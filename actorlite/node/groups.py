@@ -522,6 +522,11 @@ class GroupDesk:
         return f"<GroupDesk {self.coordinator!r}>" if self.leads else f"<GroupDesk led by {self._members.leader}>"
 
 
+def detached_among(groups: Groups) -> tuple[GroupInfo, ...]:
+    """Those that are there, and do not end with a session."""
+    return tuple([each for each in groups.groups if each.detached and each.state != GroupState.REMOVED.value])
+
+
 def _spec(shape: GroupShape) -> GroupSpec:
     selectors = [LabelSelector.parse("bundle_label_selector", dict(each)) for each in shape.selectors]
     selectors = selectors or [ANY_LABELS] * len(shape.bundles)

@@ -666,6 +666,8 @@ class Status(_Message, tag=123, frozen=True):
     """0: without limit."""
     infeasible: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
     """As `demand`, of what waits for other nodes to come."""
+    groups: tuple[GroupInfo, ...] = ()
+    """Detached placement groups. Of the node that leads the cluster."""
 
 
 class Yes(_Message, tag=124, frozen=True):

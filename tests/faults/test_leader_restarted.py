@@ -168,7 +168,14 @@ def test_groups_come_back_and_actors_into_them(place: Path) -> None:
     log = (user_directory(place) / "default.log").read_text()
     assert f"the detached placement group {gang} 'gang' in namespace 'team' is reserved anew" in log
     assert f"not brought back: actor 'lost' (Member) in namespace 'team': its placement group {brief}" in log
-    assert "lost     actor 'lost' (Member)" in actorlite("status").stdout
+    shown = actorlite("status").stdout
+    for line in (
+        "detached one in namespace team, ALIVE",
+        "group    gang in namespace team, CREATED",
+        f"group    {unnamed} in namespace team, CREATED",
+        "lost     actor 'lost' (Member)",
+    ):
+        assert line in shown
     os.kill(node, signal.SIGKILL)
     started(6)
     assert run(LOOK).splitlines() == [
@@ -185,6 +192,7 @@ def test_a_group_without_room_waits_and_says_why(place: Path) -> None:
     assert lines[1].startswith("no placement even if all nodes were free: the nodes do not have enough for all 2")
     assert sorted(eval(lines[2])) == [("one", "RESTARTING"), ("two", "RESTARTING")]
     assert lines[3] == "its name is taken"
+    assert "group    gang in namespace team, PENDING: no placement even if" in actorlite("status").stdout
     os.kill(node, signal.SIGKILL)
     started(6)
     assert "one ('gang', 1.0) 11 2" in run(LOOK), "each start is a restart, also one that has found no room"
