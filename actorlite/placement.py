@@ -7,6 +7,7 @@ that leads the cluster keeps the groups.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +36,8 @@ __all__ = [
     "remove_placement_group",
 ]
 
+logger = logging.getLogger("actorlite.runtime")
+
 PackStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
@@ -61,11 +64,12 @@ class PlacementGroupInfo:
 class PlacementGroup:
     """What the user holds of a group: `await al.placement_group(...)` makes it. Equal by id, and can be sent along."""
 
-    __slots__ = ("_shape", "_runtime", "_sizes", "_was_created")
+    __slots__ = ("_shape", "_runtime", "_sizes", "_was_created", "_is_detached")
 
-    def __init__(self, shape: GroupShape, runtime: Runtime | None = None) -> None:
+    def __init__(self, shape: GroupShape, runtime: Runtime | None = None, *, is_detached: bool | None = None) -> None:
         self._shape = shape
         self._runtime = runtime
+        self._is_detached = is_detached
         self._sizes = tuple([ResourceSet(pairs) for pairs in shape.bundles])
         self._was_created = False
         """What the answer to its creation said; true once."""
@@ -86,6 +90,11 @@ class PlacementGroup:
     def bundles(self) -> list[dict[str, float]]:
         """What each bundle reserves."""
         return [size.to_floats() for size in self._sizes]
+
+    @property
+    def is_detached(self) -> bool | None:
+        """Whether it outlives the session that made it; None for `current_placement_group()`: `state()` tells."""
+        return self._is_detached
 
     @property
     def sizes(self) -> tuple[ResourceSet, ...]:
@@ -147,7 +156,7 @@ class PlacementGroup:
         return hash(self.id)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PlacementGroup, (self._shape,)
+        return _group, (self._shape, self._is_detached)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
@@ -181,14 +190,22 @@ async def placement_group(
         runtime.namespace,
         request.selectors,
     )
-    asking = asyncio.ensure_future(_ask(runtime, CreateGroup(shape, request.lifetime == "detached")))
+    is_detached = request.lifetime == "detached"
+    if is_detached and request.name and runtime.namespace == runtime.job:
+        logger.warning(
+            "the detached placement group %r is in a namespace of this session only, %r: give al.init() a namespace=, "
+            "or others cannot find it by its name",
+            request.name,
+            runtime.namespace,
+        )
+    asking = asyncio.ensure_future(_ask(runtime, CreateGroup(shape, is_detached)))
     try:
         info = await asyncio.shield(asking)
     except asyncio.CancelledError:
         asking.cancel()
         await _remove(runtime, shape.group)
         raise
-    group = PlacementGroup(shape, runtime)
+    group = PlacementGroup(shape, runtime, is_detached=is_detached)
     group._was_created = info.state == "CREATED"
     return group
 
@@ -220,7 +237,7 @@ async def get_placement_group(name: str) -> PlacementGroup:
             f"name={name!r}: no placement group has it in namespace {runtime.namespace!r}; "
             "al.placement_group_table() lists all"
         )
-    return PlacementGroup(found[0].shape, runtime)
+    return PlacementGroup(found[0].shape, runtime, is_detached=found[0].detached)
 
 
 async def placement_group_table(group: PlacementGroup | None = None) -> dict[str, PlacementGroupInfo]:
@@ -236,6 +253,11 @@ def current_placement_group() -> PlacementGroup | None:
     scope = current_call.get()
     inside = scope.inside if scope is not None else None
     return None if inside is None else PlacementGroup(inside.shape)
+
+
+def _group(shape: GroupShape, is_detached: bool | None) -> PlacementGroup:
+    """As it was sent along."""
+    return PlacementGroup(shape, is_detached=is_detached)
 
 
 async def _ask(runtime: Runtime, body: Any) -> Any:

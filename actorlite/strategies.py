@@ -35,6 +35,11 @@ class GroupLike(Protocol):
         ...
 
     @property
+    def is_detached(self) -> bool | None:
+        """None when that is not known."""
+        ...
+
+    @property
     def sizes(self) -> Sequence[ResourceSet]:
         """Of its bundles."""
         ...

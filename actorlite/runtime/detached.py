@@ -25,6 +25,7 @@ from actorlite.runtime.names import entry_of, fail, holder_in, name_of
 from actorlite.runtime.payloads import ref_entries
 from actorlite.runtime.placing import NOT_PLACED, Placed, placed
 from actorlite.state.actors import DeathCause
+from actorlite.strategies import PlacementGroupStrategy
 from actorlite.wire.code import CodeBlob
 from actorlite.wire.control import CONTROL, CreateDetached, DetachedActor, EncodedValue, NameHolder
 from actorlite.wire.serialize import Encoded, encode
@@ -67,6 +68,15 @@ class DetachedActors:
         link = Link(runtime, actor_id(runtime.hub.fresh_id(), 0), definition, CONTROL, options)
         link.held = CONTROL  # nothing is counted there, and it is not weak either
         runtime.directory.held[link.id] = link
+        strategy = options.scheduling_strategy
+        group = strategy.placement_group if isinstance(strategy, PlacementGroupStrategy) else None
+        if group is not None and group.is_detached is False:
+            logger.warning(
+                "the detached actor %r ends with placement group %s, which ends with the session that made it: make "
+                'that with lifetime="detached", too',
+                options.name,
+                group.id,
+            )
         if not options.namespace and runtime.namespace == runtime.job:
             logger.warning(
                 "the detached actor %r is in a namespace of this session only, %r: give al.init() or the actor a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -237,6 +238,25 @@ async def test_detached_actors_go_where_they_are_told(three: Cluster, eventually
         return await al.list_named_actors(all_namespaces=True) == []
 
     await eventually(is_gone)
+
+
+async def test_what_ends_sooner_than_it_seems_is_warned_about(three: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    named = Member.options(name="one", namespace="all", lifetime="detached", num_cpus=0)
+    with caplog.at_level(logging.WARNING, "actorlite"):
+        brief = await al.placement_group([{"CPU": 1}])
+        kept = await al.placement_group([{"CPU": 1}], name="kept", lifetime="detached")
+        assert "group 'kept' is in a namespace of this session only" in caplog.text
+        assert (brief.is_detached, kept.is_detached) == (False, True)
+        assert (await al.get_placement_group("kept")).is_detached and pickle.loads(pickle.dumps(kept)).is_detached
+        caplog.clear()
+        for group in (kept, pickle.loads(pickle.dumps(brief))):
+            actor = named.options(scheduling_strategy=al.PlacementGroupStrategy(group)).remote()
+            await al.ready(actor)
+            await al.kill(actor)
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        f"the detached actor 'one' ends with placement group {brief.id}, which ends with the session"
+    )
 
 
 async def test_a_group_that_cannot_be_written_down_is_not_made(
