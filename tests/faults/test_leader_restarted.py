@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +141,39 @@ program(main)
 """
 
 
+CHURN = """
+from parts import *
+
+async def one(number):
+    while True:
+        print("making", number, flush=True)
+        group = await al.placement_group([{"CPU": 0.001}], lifetime="detached")
+        print("made", group.id, flush=True)
+        if number % 2:
+            print("removing", group.id, flush=True)
+            await al.remove_placement_group(group)
+            print("removed", group.id, flush=True)
+
+async def main(session):
+    await asyncio.gather(*[one(number) for number in range(6)])
+
+try:
+    program(main)
+except al.errors.ActorliteError:
+    pass  # its node is gone
+"""
+
+ALL = """
+from parts import *
+
+async def main(session):
+    for group in await al.placement_group_table():
+        print(group)
+
+program(main)
+"""
+
+
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with runtime_root(monkeypatch, parts=PARTS) as root:
@@ -211,6 +246,26 @@ def test_a_removed_group_takes_its_actors_and_does_not_come_back(place: Path) ->
     started(6)
     shown = run("from parts import *\nasync def main(session): print(await table())\nprogram(main)")
     assert shown == "[('', 'CREATED', True)]\n"
+
+
+@pytest.mark.parametrize("lines", [20, 100, 300])
+def test_what_was_answered_before_the_end_holds_after_it(place: Path, lines: int) -> None:
+    node = started(6)
+    program = subprocess.Popen([sys.executable, "-c", CHURN], stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    said = [program.stdout.readline().split() for _ in range(lines)]
+    os.kill(node, signal.SIGKILL)
+    said += [line.split() for line in program.communicate(timeout=60)[0].splitlines()]
+    assert program.returncode == 0
+    made, removing, removed = (
+        {what for verb, what in said if verb == each} for each in ("made", "removing", "removed")
+    )
+    assert removed < made
+    started(6)
+    found = set(run(ALL).split())
+    assert made - removing <= found, "what was made is there again"
+    assert not removed & found, "what was removed is not"
+    assert len(found - made) <= 6, "each maker was waiting for one answer at most"
 
 
 def test_a_group_that_cannot_be_brought_back_is_named(place: Path) -> None:
