@@ -204,10 +204,11 @@ async def list_named_actors(*, all_namespaces: bool = False) -> Any:
 
 
 def _check_name(what: str, value: str | None) -> None:
+    remedy = "give the one that the actor was made with" if what == "name" else "leave it out for the session's own"
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"get_actor() takes a str as {what}, not {value!r} of type {type(value).__name__}")
+        raise TypeError(f"get_actor() takes a str as {what}, not {value!r} of type {type(value).__name__}: {remedy}")
     if value == "" or value is None and what == "name":
-        raise ValueError(f"get_actor({what}={value!r}): it must not be empty")
+        raise ValueError(f"get_actor({what}={value!r}): it must not be empty; {remedy}")
 
 
 def _check_methods(name: str, cls: Any, found: ActorLink) -> None:

@@ -123,6 +123,9 @@ def status(address: str | None) -> None:
     click.echo(f"jobs     {', '.join(found['jobs']) or 'none'}")
     for each in found["detached"]:
         click.echo(f"detached {each['name']} in namespace {each['namespace']}, {each['state']}")
+    for each in found["detached_groups"]:
+        why = f": {each['reason']}" if each["reason"] else ""
+        click.echo(f"group    {each['name'] or each['id']} in namespace {each['namespace']}, {each['state']}{why}")
     for text in found["not_restored"]:
         click.echo(f"lost     {text}")
     _show_nodes(found["nodes"])

@@ -200,6 +200,10 @@ class ActorAlreadyExistsError(ActorDiedError, ValueError):
     default_outcome = Outcome.NOT_EXECUTED
 
 
+class ActorPlacementGroupRemoved(ActorDiedError, PlacementGroupRemoved):
+    """The placement group that the actor was in, or was to be made in, was removed; the actor is gone for good."""
+
+
 class ActorNotFoundError(ActorliteError, ValueError):
     """No living actor has the name in the namespace."""
 

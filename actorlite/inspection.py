@@ -26,7 +26,7 @@ class ActorInfo:
     """Of its worker, while it has one."""
     death_cause: str | None
     """`"INIT_FAILED"`, `"CRASHED"`, `"KILLED"`, `"TERMINATED"`, `"EXITED"`, `"OUT_OF_SCOPE"`, `"OWNER_DIED"`,
-    `"SESSION_ENDED"` or `"NAME_TAKEN"`; None while it lives."""
+    `"SESSION_ENDED"`, `"NAME_TAKEN"` or `"PLACEMENT_GROUP_REMOVED"`; None while it lives."""
     death_reason: str
     """For humans: how its worker ended, what its constructor raised, ...; empty while it lives."""
 

@@ -7,6 +7,7 @@ that leads the cluster keeps the groups.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +36,8 @@ __all__ = [
     "remove_placement_group",
 ]
 
+logger = logging.getLogger("actorlite.runtime")
+
 PackStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
@@ -61,11 +64,12 @@ class PlacementGroupInfo:
 class PlacementGroup:
     """What the user holds of a group: `await al.placement_group(...)` makes it. Equal by id, and can be sent along."""
 
-    __slots__ = ("_shape", "_runtime", "_sizes", "_was_created")
+    __slots__ = ("_shape", "_runtime", "_sizes", "_was_created", "_is_detached")
 
-    def __init__(self, shape: GroupShape, runtime: Runtime | None = None) -> None:
+    def __init__(self, shape: GroupShape, runtime: Runtime | None = None, *, is_detached: bool | None = None) -> None:
         self._shape = shape
         self._runtime = runtime
+        self._is_detached = is_detached
         self._sizes = tuple([ResourceSet(pairs) for pairs in shape.bundles])
         self._was_created = False
         """What the answer to its creation said; true once."""
@@ -88,6 +92,11 @@ class PlacementGroup:
         return [size.to_floats() for size in self._sizes]
 
     @property
+    def is_detached(self) -> bool | None:
+        """Whether it outlives the session that made it; None for `current_placement_group()`: `state()` tells."""
+        return self._is_detached
+
+    @property
     def sizes(self) -> tuple[ResourceSet, ...]:
         """The same, exactly."""
         return self._sizes
@@ -107,8 +116,8 @@ class PlacementGroup:
         Raises `PlacementGroupRemoved` when it is removed before, and, after `timeout` seconds, `GetTimeoutError` with
         the reason why it is not there yet.
         """
-        runtime = self._runtime or find_runtime()
         _check_timeout(timeout)
+        runtime = self._runtime or find_runtime()
         if self._was_created:
             self._was_created = False
             return self
@@ -147,7 +156,7 @@ class PlacementGroup:
         return hash(self.id)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PlacementGroup, (self._shape,)
+        return _group, (self._shape, self._is_detached)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
@@ -181,14 +190,22 @@ async def placement_group(
         runtime.namespace,
         request.selectors,
     )
-    asking = asyncio.ensure_future(_ask(runtime, CreateGroup(shape, request.lifetime == "detached")))
+    is_detached = request.lifetime == "detached"
+    if is_detached and request.name and runtime.namespace == runtime.job:
+        logger.warning(
+            "the detached placement group %r is in a namespace of this session only, %r: give al.init() a namespace=, "
+            "or others cannot find it by its name",
+            request.name,
+            runtime.namespace,
+        )
+    asking = asyncio.ensure_future(_ask(runtime, CreateGroup(shape, is_detached)))
     try:
         info = await asyncio.shield(asking)
     except asyncio.CancelledError:
         asking.cancel()
         await _remove(runtime, shape.group)
         raise
-    group = PlacementGroup(shape, runtime)
+    group = PlacementGroup(shape, runtime, is_detached=is_detached)
     group._was_created = info.state == "CREATED"
     return group
 
@@ -199,10 +216,7 @@ async def remove_placement_group(group: PlacementGroup) -> None:
     What runs in it is killed, and what waits for it fails with `TaskPlacementGroupRemoved`, also tasks that had retries
     left.
     """
-    if not isinstance(group, PlacementGroup):
-        raise TypeError(
-            f"remove_placement_group() takes a PlacementGroup, not {group!r} of type {type(group).__name__}"
-        )
+    _check_group("remove_placement_group", group)
     group._was_created = False
     await _remove(group._runtime or find_runtime(), group.id)
 
@@ -210,7 +224,10 @@ async def remove_placement_group(group: PlacementGroup) -> None:
 async def get_placement_group(name: str) -> PlacementGroup:
     """The group that has this name in the session's namespace. Raises `ValueError` when there is none."""
     if not isinstance(name, str):
-        raise TypeError(f"name must be a str, not {name!r} of type {type(name).__name__}")
+        raise TypeError(
+            f"name must be a str, not {name!r} of type {type(name).__name__}: give the name that the group was made "
+            "with"
+        )
     if not name:
         raise ValueError("name='' is empty: give the name that the group was made with")
     runtime = find_runtime()
@@ -220,11 +237,13 @@ async def get_placement_group(name: str) -> PlacementGroup:
             f"name={name!r}: no placement group has it in namespace {runtime.namespace!r}; "
             "al.placement_group_table() lists all"
         )
-    return PlacementGroup(found[0].shape, runtime)
+    return PlacementGroup(found[0].shape, runtime, is_detached=found[0].detached)
 
 
 async def placement_group_table(group: PlacementGroup | None = None) -> dict[str, PlacementGroupInfo]:
     """All groups of the cluster by id, those that were removed of late included; or only `group`."""
+    if group is not None:
+        _check_group("placement_group_table", group)
     wanted = DescribeGroups() if group is None else DescribeGroups(group=group.id)
     return {info.shape.group: _public(info) for info in await _described(find_runtime(), wanted)}
 
@@ -234,6 +253,11 @@ def current_placement_group() -> PlacementGroup | None:
     scope = current_call.get()
     inside = scope.inside if scope is not None else None
     return None if inside is None else PlacementGroup(inside.shape)
+
+
+def _group(shape: GroupShape, is_detached: bool | None) -> PlacementGroup:
+    """As it was sent along."""
+    return PlacementGroup(shape, is_detached=is_detached)
 
 
 async def _ask(runtime: Runtime, body: Any) -> Any:
@@ -253,6 +277,14 @@ async def _described(runtime: Runtime, wanted: DescribeGroups) -> Sequence[Group
 
 async def _remove(runtime: Runtime, group: str) -> None:
     await _ask(runtime, RemoveGroup(group))
+
+
+def _check_group(function: str, group: object) -> None:
+    if not isinstance(group, PlacementGroup):
+        raise TypeError(
+            f"{function}() takes a PlacementGroup, not {group!r} of type {type(group).__name__}: give what "
+            "`await al.placement_group(...)` or `await al.get_placement_group(name)` returned"
+        )
 
 
 def _check_timeout(timeout: float | None) -> None:

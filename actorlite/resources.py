@@ -234,9 +234,11 @@ def check_labels(name: str, value: Any) -> None:
     if not isinstance(value, dict):
         raise TypeError(f"{name} must be a dict of names and values, not {value!r} of type {type(value).__name__}")
     for key, each in value.items():
-        if not (isinstance(key, str) and isinstance(each, str)):
+        if not isinstance(key, str):
+            raise TypeError(f"{name} must have names that are str, not {key!r} of type {type(key).__name__}")
+        if not isinstance(each, str):
             raise TypeError(
-                f"{name}[{key!r}] must be a str under a str key, not {each!r} of type {type(each).__name__}"
+                f"{name}[{key!r}] must be a str, not {each!r} of type {type(each).__name__}: write '{each}'"
             )
         prefix, slash, last = key.rpartition("/")
         if slash and not (len(prefix) <= MAX_LABEL_PREFIX and _PREFIX.fullmatch(prefix)):

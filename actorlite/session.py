@@ -221,9 +221,12 @@ def _check(address: Any, namespace: Any, told: NodeResources, preload: Any) -> N
         later = "; clusters over TCP are not in this version" if address.startswith("tcp://") else ""
         raise ValueError(f'address={address!r} is not "local", "auto", "inproc://" or "uds:///path"{later}')
     if namespace is not None and not isinstance(namespace, str):
-        raise TypeError(f"namespace must be text, not {namespace!r}")
+        raise TypeError(
+            f"namespace must be a str, not {namespace!r} of type {type(namespace).__name__}: give a name that other "
+            "sessions can give as well, or leave it out for one of the session's own"
+        )
     if namespace == "":
-        raise ValueError("namespace is empty: leave it out for one of the session's own")
+        raise ValueError("namespace='' is empty: leave it out for one of the session's own")
     check_node(told)
     if isinstance(preload, str) or not all(isinstance(each, str) for each in preload):
         raise TypeError(f'preload must be a list of module names such as ["numpy"], not {preload!r}')

@@ -14,6 +14,7 @@ from actorlite.loading import nearest
 from actorlite.resources import CPU, ResourceSet, check_gpus, to_units
 
 PACK_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+_PACKS = ", ".join(map(repr, PACK_STRATEGIES))
 LIFETIMES = ("detached",)
 NODE_ID_CHARS = 16
 ANY_BUNDLE = -1
@@ -31,6 +32,11 @@ class GroupLike(Protocol):
     @property
     def shape(self) -> Any:
         """As it travels."""
+        ...
+
+    @property
+    def is_detached(self) -> bool | None:
+        """None when that is not known."""
         ...
 
     @property
@@ -90,7 +96,8 @@ class PlacementGroupStrategy:
             )
         if isinstance(index, bool) or not isinstance(index, int):
             raise TypeError(
-                f"PlacementGroupStrategy(bundle_index={index!r}) must be an int, not {type(index).__name__}"
+                f"PlacementGroupStrategy(bundle_index={index!r}) must be an int, not {type(index).__name__}: give the "
+                "number of a bundle, or -1 for any of them"
             )
         if not isinstance(self.capture_children, bool):
             raise TypeError(f"PlacementGroupStrategy(capture_children={self.capture_children!r}) must be True or False")
@@ -261,18 +268,22 @@ class GroupRequest:
 def group_request(bundles: Any, strategy: Any, name: Any, lifetime: Any, selectors: Any) -> GroupRequest:
     """Raises `TypeError` and `ValueError` that name the argument of `placement_group` and the remedy."""
     if not isinstance(bundles, list | tuple):
-        raise TypeError(f"bundles must be a list of dicts, not {bundles!r} of type {type(bundles).__name__}")
+        raise TypeError(
+            f'bundles must be a list of dicts, such as [{{"CPU": 1}}], not {bundles!r} of type {type(bundles).__name__}'
+        )
     if not bundles:
         raise ValueError('bundles=[] is empty: give at least one bundle, such as [{"CPU": 1}]')
     sizes = tuple(_bundle(f"bundles[{number}]", bundle) for number, bundle in enumerate(bundles))
     if not isinstance(strategy, str):
-        raise TypeError(f"strategy must be a str, not {strategy!r} of type {type(strategy).__name__}")
+        raise TypeError(f"strategy must be one of {_PACKS}, not {strategy!r} of type {type(strategy).__name__}")
     if strategy not in PACK_STRATEGIES:
         near = nearest(strategy.upper(), PACK_STRATEGIES)
         hint = f"; did you mean {near!r}?" if near else ""
-        raise ValueError(f"strategy={strategy!r} must be one of {', '.join(map(repr, PACK_STRATEGIES))}{hint}")
+        raise ValueError(f"strategy={strategy!r} must be one of {_PACKS}{hint}")
     if name is not None and not isinstance(name, str):
-        raise TypeError(f"name must be a str, not {name!r} of type {type(name).__name__}")
+        raise TypeError(
+            f"name must be a str, not {name!r} of type {type(name).__name__}: leave it out for a group without a name"
+        )
     if lifetime is not None and lifetime not in LIFETIMES:
         raise ValueError(
             f'lifetime={lifetime!r} must be "detached", or None for a group that ends with its creator: '
@@ -295,7 +306,9 @@ def _bundle(where: str, bundle: Any) -> ResourceSet:
         if not key:
             raise ValueError(f"{where} has an empty resource name: give it a name such as 'CPU'")
         if key == "object_store_memory":
-            raise ValueError(f"{where} must not contain 'object_store_memory': the store is no resource to reserve")
+            raise ValueError(
+                f"{where} must not contain 'object_store_memory': the store is no resource to reserve; leave it out"
+            )
         if key == "GPU":
             check_gpus(f"{where}['GPU']", quantity)
         units[key] = to_units(f"{where}[{key!r}]", quantity)

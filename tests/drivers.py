@@ -16,12 +16,12 @@ from actorlite.session import Plan
 
 
 @asynccontextmanager
-async def another_driver(session: al.Session) -> AsyncIterator[ProcessRuntime]:
+async def another_driver(session: al.Session, namespace: str = "") -> AsyncIterator[ProcessRuntime]:
     """Of the node of `session`, in the loop that runs this, which may be that of another thread; current inside."""
     here = session.runtime
     node = here.node_peer.identity.address
     before = current_runtime.get()
-    plan = Plan(here.address, "", NodeResources(), (), Settings.from_environment(), "", None, None)
+    plan = Plan(here.address, namespace, NodeResources(), (), Settings.from_environment(), "", None, None)
 
     def address_of(process: str, role: str) -> str:
         return "tcp://127.0.0.1:0" if node.startswith("tcp") else f"{node.rpartition('/')[0]}/{process}"

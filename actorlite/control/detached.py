@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Container, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,6 +38,8 @@ NOT_YET_S = 30.0
 """How long an actor that nobody has asked for yet may take to be: a handle may be quicker than its creator."""
 MAX_ENDED = 10_000
 """Ends that are remembered."""
+NEVER_MADE = frozenset(each.value for each in (DeathCause.INIT_FAILED, DeathCause.CRASHED, DeathCause.GROUP_REMOVED))
+"""Ends of an actor that was to be brought back, and was not: nobody asked for them."""
 LINGER_S = 1.0
 """How long a keeper without actors stays."""
 PREFIX = "detached/"
@@ -155,6 +157,7 @@ class DetachedActors:
     async def _open(self, environment: Environment) -> Keeper:
         keeper: Keeper = await load(KEEPER.format("open_keeper"))(self._seat, environment)
         keeper.runtime.names.on_end = lambda target: self._link_ended(keeper, environment, target)
+        keeper.runtime.restarter.on_start = lambda link: self._restoring.discard(link.id)
         keeper.runtime.restarter.on_restart = self._restarted
         return keeper
 
@@ -195,7 +198,7 @@ class DetachedActors:
             del self._ended[next(iter(self._ended))]
         self._directory.release(ACTOR_KIND, actor.namespace, actor.name, target)
         self._persistence.delete_soon(PREFIX + target)
-        if target in self._restoring and place.init_failed:
+        if target in self._restoring and place.cause in NEVER_MADE:
             self._not_restored(actor, place.error)
         self._restoring.discard(target)
 
@@ -219,10 +222,15 @@ class DetachedActors:
             self._begin(actor)
             self._restoring.add(actor.target)
 
-    def resume(self) -> None:
-        """Make anew what was found: its node's end was a crash of its worker."""
-        for target in self._restoring:
+    def resume(self, groups: Container[str]) -> None:
+        """Make anew what was found: its node's end was a crash of its worker. `groups`: those that are there again."""
+        for target in list(self._restoring):
             actor = self._actors[target]
+            group = actor.place.group if actor.place is not None else ""
+            if group and group not in groups:
+                reason = f"its placement group {group} was not detached, or was not brought back"
+                self._end(target, _dead(reason, DeathCause.GROUP_REMOVED))
+                continue
             actor = self._actors[target] = msgspec.structs.replace(actor, restarts=actor.restarts + 1)
             self._persistence.put_soon(PREFIX + target, msgspec.msgpack.encode(actor))
             logger.warning("the detached actor %r in namespace %r is made anew", actor.name, actor.namespace)

@@ -72,6 +72,7 @@ class Keeper:
         blob = rebuilt(code.data, actor.code_name, self._held(code))
         encoded = self._encoded(args)
         recipe = Recipe(options, blob, encoded, [(place, self._ref(value)) for place, value in actor.slots])
+        recipe.placed = actor.place, actor.inside
         definition = ActorDefinition(
             cls=StubWithStop if actor.has_stop else Stub,
             name=actor.class_name,

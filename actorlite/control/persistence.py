@@ -62,8 +62,9 @@ class Persistence:
         self._fence = (Compare(LEADER, "mod", "=", result.revision),)
 
     async def read(self, prefix: str) -> list[tuple[str, bytes]]:
+        """In the order in which they were written first."""
         found, _ = await self._opened().range(prefix)
-        return [(each.key, each.value) for each in found]
+        return [(each.key, each.value) for each in sorted(found, key=lambda each: each.create_revision)]
 
     async def put(self, key: str, value: bytes) -> None:
         """Return when it is safe. Raises `ControlUnavailable`."""

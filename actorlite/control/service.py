@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -81,9 +81,9 @@ class Control:
             await self.aclose(keep=True)
             raise
 
-    def resume(self) -> None:
-        """The node is ready: bring back what was found."""
-        self.detached.resume()
+    def resume(self, groups: Container[str]) -> None:
+        """The node is ready: bring back what was found. `groups`: the placement groups that are there again."""
+        self.detached.resume(groups)
 
     @property
     def leads(self) -> bool:

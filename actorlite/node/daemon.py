@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,7 +19,8 @@ from actorlite.ids import ActorId, ProcessId
 from actorlite.loading import load
 from actorlite.node.deaths import Deaths
 from actorlite.node.desk import LeaseDesk, Means
-from actorlite.node.groups import GroupDesk
+from actorlite.node.groups import GroupDesk, detached_among
+from actorlite.node.kept import KeptGroups, Shelf
 from actorlite.node.members import Members, load_of
 from actorlite.node.records import Job, WorkerRecord
 from actorlite.node.storefront import Storefront, StoreOptions
@@ -31,6 +32,7 @@ from actorlite.rpc.peer import Handlers, Peer
 from actorlite.state.leases import LeaseTable
 from actorlite.state.scheduling import NodeView
 from actorlite.transport import Address
+from actorlite.wire.groups import DescribeGroups
 from actorlite.wire.messages import (
     Blocked,
     Ending,
@@ -104,9 +106,12 @@ class ControlPart(Protocol):
     @property
     def not_restored(self) -> tuple[str, ...]: ...
 
+    @property
+    def persistence(self) -> Shelf: ...
+
     async def start(self) -> None: ...
 
-    def resume(self) -> None: ...
+    def resume(self, groups: Container[str]) -> None: ...
 
     def process_ended(self, process: ProcessId) -> None: ...
 
@@ -145,7 +150,8 @@ class Node:
         self.deaths = Deaths(self.hub, self.workers, self.members)
         means = Means(options.gpus, options.sets_threads)
         self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs, self.members, means)
-        self.groups = GroupDesk(self.hub, self._handlers, self.members, self.desk, self._jobs, self._view)
+        kept = KeptGroups(self.control.persistence)
+        self.groups = GroupDesk(self.hub, self._handlers, self.members, self.desk, self._jobs, self._view, kept)
         self._handlers.on_messages(
             {
                 WithdrawLeases: self.desk.withdraw,
@@ -167,7 +173,7 @@ class Node:
                 HandOverObjects: self._hand_over,
             }
         )
-        await self.control.start()
+        await _find_earlier(self.control, self.groups)
         return bound
 
     async def aclose(self, reason: str, *, keep: bool = False) -> None:
@@ -309,7 +315,7 @@ class Node:
             tuple({job.name for job in self._jobs.values()}),
             len(table.waiting),
             self.control.listed,
-            self.control.not_restored,
+            (*self.groups.kept.not_restored, *self.control.not_restored),
             tuple((view.node, load_of(view)) for view in (self._view(), *self.members.views.values())),
             tuple(table.room.demand()),
             tuple(table.holders()),
@@ -320,6 +326,7 @@ class Node:
                 *[_place_of(self.hub, each) for each in self.members.views],
             ),
             self.members.leader,
+            detached_among(self.groups.coordinator.described(DescribeGroups())),
         )
 
     async def _stop_node(self, peer: Peer, body: StopNode) -> Yes:
@@ -328,6 +335,16 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node pid={self.options.pid} {self.table!r} jobs={len(self._jobs)}>"
+
+
+async def _find_earlier(control: ControlPart, groups: GroupDesk) -> None:
+    """What an earlier node had: its names and groups first, before anybody else can take them."""
+    await control.start()
+    try:
+        await groups.restore()
+    except BaseException:
+        await control.aclose(keep=True)
+        raise
 
 
 def _seat(options: NodeOptions, bound: Address, entropy: Entropy) -> ControlSeat:

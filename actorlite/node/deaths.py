@@ -56,7 +56,8 @@ class Deaths:
                 return Death(False, f"worker pid {record.pid} closed its connection but still runs", record.pid)
         report = self._workers.reports.get(body.process)
         if report is not None:
-            return Death(True, report[1], report[0])
+            pid, how, evicted = report
+            return Death(True, how, pid, evicted)
         driver = self._hub.peers.get(body.process)
         if driver is not None and driver.identity.role == "driver":
             # The connections of a process that dies end one after the other, and this one is not the first.

@@ -274,8 +274,11 @@ class LeaseDesk:
             self.owner_gone(process)
         return self._redirects.node_lost(node)
 
-    def evict(self, waiting: Iterable[int], held: Iterable[int], error: BundleMoved) -> list[WorkerRecord]:
-        """A bundle goes: requests for it fail, and what runs in it is killed. Returns the workers that are to end."""
+    def evict(
+        self, waiting: Iterable[int], held: Iterable[int], error: BundleMoved, *, removed: bool
+    ) -> list[WorkerRecord]:
+        """A bundle goes: requests for it fail, and what runs in it is killed. Returns the workers that are to end.
+        `removed`: its group is gone, and with it the actors that were in it."""
         for number in waiting:
             granted = self.tables.withdraw(number)
             if granted is not None:
@@ -284,6 +287,7 @@ class LeaseDesk:
                 self.grant(granted)
         records = [self._workers_of[number] for number in held if number in self._workers_of]
         for record in records:
+            record.evicted = removed
             self._workers.kill(record, str(error))
         return records
 

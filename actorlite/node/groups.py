@@ -25,6 +25,7 @@ from actorlite.errors import (
 from actorlite.ids import ProcessId
 from actorlite.labels import ANY_LABELS, LabelSelector
 from actorlite.node.desk import LeaseDesk
+from actorlite.node.kept import KeptGroups, told
 from actorlite.node.members import Members, load_of, view_of
 from actorlite.node.records import Job, WorkerRecord
 from actorlite.resources import ResourceSet
@@ -105,7 +106,7 @@ class GroupKeeper:
         error = BundleMoved(f"its placement group {body.group} {what}")
         ending: list[WorkerRecord] = []
         for bundle in bundles:
-            ending += self._desk.evict(*tables.users_of(bundle), error)
+            ending += self._desk.evict(*tables.users_of(bundle), error, removed=body.removed)
         try:
             for record in ending:
                 await record.ended.wait()
@@ -127,11 +128,13 @@ class Coordinator:
         hub: Hub,
         members: Members,
         keeper: GroupKeeper,
+        kept: KeptGroups,
         spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ):
         self._hub = hub
         self._members = members
         self._keeper = keeper
+        self._kept = kept
         self._spawn = spawn
         self._book = GroupBook()
         self._records: dict[str, _Record] = {}
@@ -156,11 +159,12 @@ class Coordinator:
                 f"name={shape.name!r} is taken in namespace {shape.namespace!r}, by group {self._names[name]}: "
                 "use al.get_placement_group(name), remove that one, or choose another name"
             )
+        spec = _spec(shape)  # what cannot be read leaves nothing behind
         self._records[shape.group] = _Record(shape, body.owner, home, body.detached)
         if shape.name:
             self._names[name] = shape.group
         self._look_here()
-        self._perform(self._book.create(_spec(shape)))
+        self._perform(self._book.create(spec))
         self._watch()
         return self.info(shape.group)
 
@@ -186,6 +190,8 @@ class Coordinator:
         record = self._records.pop(group, None)
         if record is None:
             return False
+        if record.detached:
+            self._kept.forget(group)
         self._names.pop((record.shape.namespace, record.shape.name), None)
         commands = self._book.remove(group)
         state = GroupState.REMOVED.value
@@ -204,6 +210,8 @@ class Coordinator:
         for each in ending:
             if each is not None:
                 await asyncio.shield(each)
+        if record.detached:
+            await self._kept.written()
         return True
 
     def described(self, body: DescribeGroups) -> Groups:
@@ -367,13 +375,15 @@ class GroupDesk:
         desk: LeaseDesk,
         jobs: Mapping[ProcessId, Job],
         view: Callable[[], NodeView],
+        kept: KeptGroups,
     ) -> None:
+        self.kept = kept
         self._hub = hub
         self._members = members
         self._jobs = jobs
         self.keeper = GroupKeeper(desk, members, view)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.coordinator = Coordinator(hub, members, self.keeper, self._spawn)
+        self.coordinator = Coordinator(hub, members, self.keeper, kept, self._spawn)
         members.on_view = self._seen
         desk.inside.created = self.created
         handlers.on_requests(
@@ -391,6 +401,17 @@ class GroupDesk:
     @property
     def leads(self) -> bool:
         return self._members.leader == self._hub.identity.process
+
+    async def restore(self) -> None:
+        """Reserve what an earlier node was asked to keep, before anybody else is given something. Raises
+        `ControlUnavailable`."""
+        for shape in await self.kept.found():
+            try:
+                self.coordinator.create(CreateGroup(shape, detached=True), self._hub.identity.process)
+            except (ActorliteError, ValueError) as error:
+                self.kept.lost(f"placement group {told(shape)}: {error}")
+            else:
+                self.kept.back(shape)
 
     async def created(self, group: str) -> GroupInfo:
         """The group, once all its bundles are reserved. Raises `PlacementGroupRemoved`, `ControlUnavailable`."""
@@ -440,14 +461,25 @@ class GroupDesk:
         if peer.identity.role == "node":
             if not self.leads:
                 raise ControlUnavailable(f"node {home}, which was asked, does not lead")
-            return self.coordinator.create(body, peer.identity.process)
+            return await self._make(body, peer.identity.process)
         job = self._jobs.get(peer.identity.process)
         if job is None or job.is_over:
             raise PlacementGroupError("the job of whoever asks has ended: no placement group is made for it")
         body = structs.replace(body, owner=job.name)
         if self.leads:
-            return self.coordinator.create(body, job.home or home)
+            return await self._make(body, job.home or home)
         info: GroupInfo = await self._pass_on(body)
+        return info
+
+    async def _make(self, body: CreateGroup, home: ProcessId) -> GroupInfo:
+        """Raises `PlacementGroupError`, `ControlUnavailable`; then there is no group."""
+        info = self.coordinator.create(body, home)
+        if body.detached:
+            try:
+                await self.kept.keep(body.shape)
+            except BaseException:
+                self._spawn(self.coordinator.remove(body.shape.group))
+                raise
         return info
 
     async def _remove(self, peer: Peer, body: RemoveGroup) -> Yes:
@@ -488,6 +520,11 @@ class GroupDesk:
 
     def __repr__(self) -> str:
         return f"<GroupDesk {self.coordinator!r}>" if self.leads else f"<GroupDesk led by {self._members.leader}>"
+
+
+def detached_among(groups: Groups) -> tuple[GroupInfo, ...]:
+    """Those that are there, and do not end with a session."""
+    return tuple([each for each in groups.groups if each.detached and each.state != GroupState.REMOVED.value])
 
 
 def _spec(shape: GroupShape) -> GroupSpec:

@@ -51,6 +51,8 @@ class WorkerRecord:
     idle_since: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     kill_reason: str = ""
+    evicted: bool = False
+    """Whether it ends because its placement group was removed."""
     placed: bool = False
     """Whether it counts among those that run; before, only its place is taken."""
 

@@ -65,7 +65,7 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
         if config.join:
             await _join(node, config.join)
         await on_ready(address)
-        node.control.resume()
+        node.control.resume(node.groups.kept.restored)
         reason = await stop.wait()
         keep = stop.keeps
     finally:

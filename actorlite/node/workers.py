@@ -71,7 +71,8 @@ class WorkerPool:
         on_exit: Callable[[WorkerRecord, str], None],
     ) -> None:
         self.records: dict[ProcessId, WorkerRecord] = {}
-        self.reports: OrderedDict[ProcessId, tuple[int, str]] = OrderedDict()
+        self.reports: OrderedDict[ProcessId, tuple[int, str, bool]] = OrderedDict()
+        """Of those that have ended: pid, how, and whether their placement group was removed."""
         self._place = place
         self._spawner = spawner
         self._entropy = entropy
@@ -262,7 +263,7 @@ class WorkerPool:
         text = f"worker {report.describe()}"
         if record.kill_reason:
             text = f"worker pid {report.pid} was killed by its node: {record.kill_reason}"
-        self.reports[record.process] = (report.pid, text)
+        self.reports[record.process] = (report.pid, text, record.evicted)
         while len(self.reports) > MAX_REPORTS:
             self.reports.popitem(last=False)
         self.records.pop(record.process, None)

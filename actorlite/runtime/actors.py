@@ -18,6 +18,7 @@ from actorlite.errors import (
     ActorAlreadyExistsError,
     ActorDiedError,
     ActorliteError,
+    ActorPlacementGroupRemoved,
     ActorUnschedulableError,
     ConnectionLost,
     Outcome,
@@ -400,6 +401,8 @@ class Link(Submitter[MethodDefinition, MethodOptions, ActorOut]):
 
 def died(cause: DeathCause | None) -> type[ActorDiedError]:
     """The error of an actor that is dead for this."""
+    if cause is DeathCause.GROUP_REMOVED:
+        return ActorPlacementGroupRemoved
     return ActorAlreadyExistsError if cause is DeathCause.NAME_TAKEN else ActorDiedError
 
 

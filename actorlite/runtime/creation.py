@@ -15,6 +15,7 @@ from actorlite.errors import (
     ConnectFailed,
     ConnectionLost,
     Outcome,
+    PlacementGroupRemoved,
     WorkerStartError,
 )
 from actorlite.ids import ActorId, actor_id
@@ -125,8 +126,8 @@ class CreationOut(Outbound):
     def lost(self, error: ConnectionLost) -> None:
         self.end(None)  # the loss of the worker is told to the link
 
-    def fail(self, text: str, *, init_failed: bool = False) -> None:
-        self.link.happened(ActorEvent.FAILED, text, init_failed=init_failed, cause=DeathCause.INIT_FAILED)
+    def fail(self, text: str, *, init_failed: bool = False, cause: DeathCause = DeathCause.INIT_FAILED) -> None:
+        self.link.happened(ActorEvent.FAILED, text, init_failed=init_failed, cause=cause)
         self.runtime.restarter.forget(self.link.id)
         self.maker.give_back(self.link)
         self.end(None)
@@ -244,6 +245,9 @@ class ActorMaker:
                 self.give_back(creation.link)
                 creation.end(None)
                 self.runtime.restarter.crashed(creation.link, str(error))
+                return
+            if isinstance(error, PlacementGroupRemoved):
+                creation.fail(str(error), cause=DeathCause.GROUP_REMOVED)
                 return
             creation.fail(f"no worker could be had ({type(error).__name__}): {error}")
         except asyncio.CancelledError:

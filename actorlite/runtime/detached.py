@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from actorlite.context import current_call
 from actorlite.definitions import ActorDefinition
 from actorlite.ids import actor_id
 from actorlite.options import ActorOptions
@@ -22,7 +23,9 @@ from actorlite.runtime.actors import Link
 from actorlite.runtime.calls import Dependency, encode_arguments
 from actorlite.runtime.names import entry_of, fail, holder_in, name_of
 from actorlite.runtime.payloads import ref_entries
+from actorlite.runtime.placing import NOT_PLACED, Placed, placed
 from actorlite.state.actors import DeathCause
+from actorlite.strategies import PlacementGroupStrategy
 from actorlite.wire.code import CodeBlob
 from actorlite.wire.control import CONTROL, CreateDetached, DetachedActor, EncodedValue, NameHolder
 from actorlite.wire.serialize import Encoded, encode
@@ -59,9 +62,21 @@ class DetachedActors:
                 f"the detached actor {definition.name} has {size} bytes of code and arguments, and {MAX_BYTES} can be "
                 "kept: let it read large data itself, or give it by a method"
             )
+        place = NOT_PLACED
+        if options.process != "shared":
+            place = placed(options, options.request.placement, current_call.get(), definition.name)
         link = Link(runtime, actor_id(runtime.hub.fresh_id(), 0), definition, CONTROL, options)
         link.held = CONTROL  # nothing is counted there, and it is not weak either
         runtime.directory.held[link.id] = link
+        strategy = options.scheduling_strategy
+        group = strategy.placement_group if isinstance(strategy, PlacementGroupStrategy) else None
+        if group is not None and group.is_detached is False:
+            logger.warning(
+                "the detached actor %r ends with placement group %s, which ends with the session that made it: make "
+                'that with lifetime="detached", too',
+                options.name,
+                group.id,
+            )
         if not options.namespace and runtime.namespace == runtime.job:
             logger.warning(
                 "the detached actor %r is in a namespace of this session only, %r: give al.init() or the actor a "
@@ -69,9 +84,11 @@ class DetachedActors:
                 options.name,
                 runtime.namespace,
             )
-        return link, partial(self._obtain, link, blob, encoded, dependencies)
+        return link, partial(self._obtain, link, blob, encoded, dependencies, place)
 
-    async def _obtain(self, link: Link, blob: CodeBlob, encoded: Encoded, dependencies: Sequence[Dependency]) -> Link:
+    async def _obtain(
+        self, link: Link, blob: CodeBlob, encoded: Encoded, dependencies: Sequence[Dependency], place: Placed
+    ) -> Link:
         """Have the actor made, or return the living one that has its name. Raises `ControlUnavailable`."""
         own = self.runtime.hub.identity.address
         try:
@@ -80,7 +97,7 @@ class DetachedActors:
             fail(link, f"an argument of its constructor failed: {error!r}", DeathCause.INIT_FAILED, init_failed=True)
             return link
         code = _flat(Encoded(0, blob.data, (), blob.handles), own)
-        actor = _describe(link, code, blob.name, _flat(encoded, own), tuple(slots))
+        actor = _describe(link, code, blob.name, _flat(encoded, own), tuple(slots), place)
         found = await self.runtime.names.first(link, partial(self._ask, actor))
         if found is link:
             link.claim = ""
@@ -103,6 +120,7 @@ def _describe(
     code_name: str,
     args: EncodedValue,
     slots: tuple[tuple[int | str, EncodedValue], ...],
+    place: Placed,
 ) -> DetachedActor:
     namespace, name = name_of(link)
     definition = link.definition
@@ -123,6 +141,8 @@ def _describe(
         has_readonly=definition.has_readonly,
         has_stop=hasattr(definition.cls, "on_stop"),
         python=PYTHON,
+        place=place[0],
+        inside=place[1],
     )
 
 

@@ -210,7 +210,7 @@ class ActorDirectory:
                 # In case only the connection broke, and the worker lives on.
                 self.runtime.maker.end_lease(link.id)
                 if link.life is not ActorState.DEAD:
-                    self.runtime.restarter.crashed(link, death.text)
+                    self.runtime.restarter.crashed(link, death.text, evicted=death.evicted)
             elif link.life is not ActorState.DEAD:
                 link.happened(ActorEvent.CRASHED, death.text)
                 asking.append(self.runtime.lookups.lost(link, process if death.known else None))

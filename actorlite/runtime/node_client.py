@@ -186,6 +186,16 @@ class NodeClient:
                 {"id": target, "namespace": namespace, "name": name, "state": state}
                 for target, namespace, name, state in status.detached
             ],
+            "detached_groups": [
+                {
+                    "id": each.shape.group,
+                    "namespace": each.shape.namespace,
+                    "name": each.shape.name,
+                    "state": each.state,
+                    "reason": each.reason,
+                }
+                for each in status.groups
+            ],
             "not_restored": list(status.not_restored),
             "resources": nodes[0]["resources"] if nodes else {},
             "free": nodes[0]["free"] if nodes else {},

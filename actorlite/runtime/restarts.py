@@ -42,6 +42,8 @@ class Restarter:
         self.runtime = runtime
         self.backoff = RESTART_BACKOFF
         self._recipes: dict[ActorId, Recipe] = {}
+        self.on_start: Callable[[Link], None] | None = None
+        """Hears of each of these actors that was made."""
         self.on_restart: Callable[[Link], None] | None = None
         """Hears of each actor that will be made anew."""
 
@@ -63,12 +65,19 @@ class Restarter:
         recipe = self._recipes.get(link.id)
         if recipe is not None:
             recipe.restarts.started(self.runtime.loop.time())
+        if self.on_start is not None:
+            self.on_start(link)
 
-    def crashed(self, link: Link, text: str) -> None:
-        """Its worker is gone: make it anew after a pause, or tell that it is dead."""
+    def crashed(self, link: Link, text: str, *, evicted: bool = False) -> None:
+        """Its worker is gone: make it anew after a pause, or tell that it is dead. One that was `evicted` has no place
+        any more."""
         runtime = self.runtime
         recipe = self._recipes.get(link.id)
         pause_s = None
+        if evicted:
+            link.happened(ActorEvent.LOST, text, cause=DeathCause.GROUP_REMOVED)
+            self.forget(link.id)
+            return
         if recipe is not None and not runtime.gone:
             pause_s = recipe.restarts.crashed(runtime.loop.time(), runtime.hub.luck(), self.backoff)
         if recipe is None or pause_s is None:

@@ -52,6 +52,8 @@ class DeathCause(Enum):
     SESSION_ENDED = "SESSION_ENDED"
     NAME_TAKEN = "NAME_TAKEN"
     """Another actor had its name: it was never made."""
+    GROUP_REMOVED = "PLACEMENT_GROUP_REMOVED"
+    """The placement group that it was in, or was to be made in, is gone."""
 
 
 _S, _E = ActorState, ActorEvent

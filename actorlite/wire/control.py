@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from actorlite.ids import ActorId, ObjectId, ProcessId
+from actorlite.wire.groups import InGroup, Place
 
 CONTROL = "control://"
 """Stands for the address of whoever owns detached actors: each process asks its own node."""
@@ -94,6 +95,10 @@ class DetachedActor(_ControlMessage, frozen=True):
     """How often it was made anew."""
     python: str = ""
     """Minor version: code goes by value."""
+    place: Place | None = None
+    """Where it is to be."""
+    inside: InGroup | None = None
+    """The placement group that it is in."""
 
 
 class CreateDetached(_ControlMessage, tag=184, frozen=True):

@@ -639,6 +639,8 @@ class Death(_Message, tag=122, frozen=True):
     known: bool
     text: str
     pid: int = 0
+    evicted: bool = False
+    """Whether its node ended it because the placement group that it worked in was removed."""
 
 
 class Status(_Message, tag=123, frozen=True):
@@ -668,6 +670,8 @@ class Status(_Message, tag=123, frozen=True):
     """Of each of `nodes`: its pid and address."""
     leader: ProcessId = ProcessId("")
     """The node that control is on."""
+    groups: tuple[GroupInfo, ...] = ()
+    """Detached placement groups. Of the node that leads the cluster."""
 
 
 class Yes(_Message, tag=124, frozen=True):

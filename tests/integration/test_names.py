@@ -398,6 +398,30 @@ async def test_each_session_without_a_namespace_has_one_of_its_own(cluster: al.S
             assert await (await al.get_actor("hits", Counter, namespace=second.namespace)).incr() == 2
 
 
+async def test_three_namespaces_know_nothing_of_each_other(cluster: al.Session) -> None:
+    made, groups = [], []
+    for number, namespace in enumerate(("red", "blue")):
+        async with another_driver(cluster, namespace) as runtime:
+            found, created = await Counter.options(name="hits", lifetime="detached").get_or_create(10 * number)
+            assert created and runtime.namespace == namespace
+            groups.append(await al.placement_group([{"CPU": 0.5}], name="gang", lifetime="detached"))
+            made.append((await al.describe(found)).id)
+    assert len(set(made)) == len(set(groups)) == 2
+    for number, namespace in enumerate(("red", "blue")):
+        async with another_driver(cluster, namespace):
+            assert await al.list_named_actors() == ["hits"]
+            found = await al.get_actor("hits", Counter)
+            assert (await al.describe(found)).id == made[number]
+            assert await found.incr() == 10 * number + 1
+            assert await al.get_placement_group("gang") == groups[number]
+    async with another_driver(cluster, "green"):
+        assert await al.list_named_actors() == []
+        with pytest.raises(ActorNotFoundError, match="'hits' in namespace 'green'"):
+            await al.get_actor("hits")
+        with pytest.raises(ValueError, match="name='gang': no placement group has it in namespace 'green'"):
+            await al.get_placement_group("gang")
+
+
 # --- several nodes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -76,7 +77,7 @@ async def test_a_group_is_made_used_and_removed(three: Cluster, eventually: Any)
     await al.remove_placement_group(group)
     await al.remove_placement_group(group)
     assert free(three) == [2.0, 2.0, 2.0]
-    with pytest.raises(errors.ActorDiedError, match="placement group .* was removed"):
+    with pytest.raises(errors.ActorPlacementGroupRemoved, match="placement group .* was removed"):
         await actor.node()
     with pytest.raises(errors.TaskPlacementGroupRemoved, match="was removed"):
         await where.options(scheduling_strategy=anywhere)()
@@ -159,9 +160,122 @@ async def test_removal_ends_what_runs_and_what_waits(three: Cluster, eventually:
     for ref in (running, *waiting):
         with pytest.raises(errors.TaskPlacementGroupRemoved, match="was removed"):
             await asyncio.wait_for(ref, 20)
-    with pytest.raises(errors.ActorDiedError, match="was removed"):
+    with pytest.raises(errors.ActorPlacementGroupRemoved, match="was removed"):
         await asyncio.wait_for(call, 20)
     assert free(three) == [2.0, 2.0, 2.0]
+
+
+@al.remote
+async def call_node(member: Member) -> str:
+    return await member.node()
+
+
+async def test_actors_end_with_their_group(three: Cluster) -> None:
+    group = await al.placement_group([{"CPU": 1}] * 3, strategy="STRICT_SPREAD")
+    await group.ready(10)
+    large = await al.placement_group([{"CPU": 2}])
+    assert not await large.wait(0.01)
+    inside = Member.options(num_cpus=0, scheduling_strategy=al.PlacementGroupStrategy(group, 0))
+    waiting = Member.options(scheduling_strategy=al.PlacementGroupStrategy(large)).remote()
+    actors = [
+        inside.remote(),
+        inside.options(max_restarts=-1, scheduling_strategy=al.PlacementGroupStrategy(group, 1)).remote(),
+        inside.options(name="kept", lifetime="detached", namespace="all", max_restarts=-1).remote(),
+        inside.options(max_restarts=-1, scheduling_strategy=al.PlacementGroupStrategy(group, 2)).remote(),
+    ]
+    for actor in actors:
+        await actor.node()
+    held, unmade = [actor.hold.remote() for actor in actors], waiting.node.remote()
+    await al.remove_placement_group(group)
+    await al.remove_placement_group(large)
+    assert free(three) == [2.0, 2.0, 2.0]
+    for call in held:
+        with pytest.raises(
+            errors.ActorPlacementGroupRemoved, match=f"placement group {group.id} was removed"
+        ) as caught:
+            await asyncio.wait_for(call, 20)
+        assert isinstance(caught.value, errors.ActorDiedError) and caught.value.may_have_run
+    with pytest.raises(errors.ActorPlacementGroupRemoved, match=f"placement group {large.id} was removed") as caught:
+        await asyncio.wait_for(unmade, 20)
+    assert isinstance(caught.value, errors.NotExecuted)
+    for actor in (*actors, waiting):
+        with pytest.raises(errors.ActorPlacementGroupRemoved, match="has not run"):
+            await actor.node()
+        with pytest.raises(errors.ActorPlacementGroupRemoved):
+            await al.ready(actor)
+        assert (await al.describe(actor)).death_cause == "PLACEMENT_GROUP_REMOVED"
+        with pytest.raises(errors.ActorPlacementGroupRemoved):
+            await call_node(actor)
+    with pytest.raises(errors.ActorNotFoundError):
+        await al.get_actor("kept", namespace="all")
+
+
+async def test_detached_actors_go_where_they_are_told(three: Cluster, eventually: Any) -> None:
+    named = Member.options(name="one", namespace="all", lifetime="detached")
+    for node in three.nodes:
+        actor = named.options(scheduling_strategy=al.NodeAffinityStrategy(node.id)).remote()
+        assert await actor.node() == node.id
+        await al.kill(actor)
+    group = await al.placement_group([{"CPU": 1}, {"CPU": 2}], strategy="STRICT_SPREAD")
+    await group.ready(10)
+    for index in (1, 0):
+        inside = al.PlacementGroupStrategy(group, index)
+        actor = named.options(num_cpus=1, scheduling_strategy=inside).remote()
+        assert await actor.node() == (await group.state()).nodes[index]
+        assert sorted(free(three)) == [0.0, 1.0, 2.0]
+        await al.kill(actor)
+    with pytest.raises(ValueError, match=r"Member needs {CPU: 3} and cannot fit"):
+        named.options(num_cpus=3, scheduling_strategy=al.PlacementGroupStrategy(group)).remote()
+
+    @al.remote
+    async def make() -> None:
+        await al.ready(named.options(name="child").remote())
+
+    await make.options(scheduling_strategy=al.PlacementGroupStrategy(group, 0, capture_children=True))()
+    await al.remove_placement_group(group)
+
+    async def is_gone() -> bool:
+        return await al.list_named_actors(all_namespaces=True) == []
+
+    await eventually(is_gone)
+
+
+async def test_what_ends_sooner_than_it_seems_is_warned_about(three: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    named = Member.options(name="one", namespace="all", lifetime="detached", num_cpus=0)
+    with caplog.at_level(logging.WARNING, "actorlite"):
+        brief = await al.placement_group([{"CPU": 1}])
+        kept = await al.placement_group([{"CPU": 1}], name="kept", lifetime="detached")
+        assert "group 'kept' is in a namespace of this session only" in caplog.text
+        assert (brief.is_detached, kept.is_detached) == (False, True)
+        assert (await al.get_placement_group("kept")).is_detached and pickle.loads(pickle.dumps(kept)).is_detached
+        caplog.clear()
+        for group in (kept, pickle.loads(pickle.dumps(brief))):
+            actor = named.options(scheduling_strategy=al.PlacementGroupStrategy(group)).remote()
+            await al.ready(actor)
+            await al.kill(actor)
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        f"the detached actor 'one' ends with placement group {brief.id}, which ends with the session"
+    )
+
+
+async def test_a_group_that_cannot_be_written_down_is_not_made(
+    three: Cluster, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    async def refuse(key: str, value: bytes) -> None:
+        raise errors.ControlUnavailable("no room on the disk")
+
+    monkeypatch.setattr(three.nodes[0].node.control.persistence, "put", refuse)
+    with pytest.raises(errors.ControlUnavailable, match="no room on the disk"):
+        await al.placement_group([{"CPU": 2}], name="kept", lifetime="detached")
+
+    async def is_gone() -> bool:
+        return free(three) == [2.0, 2.0, 2.0]
+
+    await eventually(is_gone)
+    with pytest.raises(ValueError, match="no placement group has it"):
+        await al.get_placement_group("kept")
+    await (await al.placement_group([{"CPU": 2}], name="kept")).ready(10)
 
 
 async def test_lost_bundles_go_elsewhere_and_the_others_stay(three: Cluster, eventually: Any) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..shared_nodes import actorlite, run, runtime_root, started, user_directory
 
 ACTORS = """
 import asyncio, os, sys
@@ -85,8 +83,11 @@ async def main():
     async with al.init("auto", namespace="mine"):
         async def one(number):
             counter, created = await shared(name="raced").get_or_create(1000)
-            return created, al.ActorHandle.__hash__(counter), await counter.pid()
-        print([await each for each in [asyncio.ensure_future(one(n)) for n in range(25)]])
+            return counter, created, await counter.pid()
+        found = await asyncio.gather(*[one(number) for number in range(25)])
+        assert len({counter for counter, _, _ in found}) == 1
+        identifier = (await al.describe(found[0][0])).id
+        print([(identifier, created, pid) for _, created, pid in found])
 
 asyncio.run(main())
 """
@@ -106,40 +107,12 @@ asyncio.run(main())
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty directory that is the user's runtime root; what still runs there at the end is stopped."""
-    with tempfile.TemporaryDirectory() as directory:
-        monkeypatch.setenv("TMPDIR", directory)
-        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-        monkeypatch.delenv("ACTORLITE_ADDRESS", raising=False)
-        paths = [directory, str(ROOT), str(ROOT / "transports"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        Path(directory, "actors.py").write_text(ACTORS)
-        yield Path(directory)
-        actorlite("stop")
-
-
-def actorlite(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "actorlite", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-
-
-def started() -> int:
-    """A node's pid."""
-    result = actorlite("start", "--num-cpus", "4")
-    assert result.returncode == 0, result.stderr
-    found = re.search(r"pid (\d+)", result.stdout)
-    assert found
-    return int(found[1])
-
-
-def run(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    with runtime_root(monkeypatch, actors=ACTORS) as root:
+        yield root
 
 
 def state_of(place: Path) -> Path:
-    return place / f"actorlite-{os.getuid()}" / "default.state"
+    return user_directory(place) / "default.state"
 
 
 ALL = "[('mine', 'holds'), ('other', 'kept'), ('shared', 'kept'), ('shared', 'never'), ('shared', 'once')]"
@@ -168,7 +141,7 @@ def test_they_outlive_programs_and_a_node_that_was_killed(place: Path) -> None:
     ]
     shown = actorlite("status").stdout
     assert "detached kept in namespace shared, ALIVE" in shown and "lost     actor 'never' (Counter)" in shown
-    assert "not brought back: actor 'never'" in (place / f"actorlite-{os.getuid()}" / "default.log").read_text()
+    assert "not brought back: actor 'never'" in (user_directory(place) / "default.log").read_text()
     os.kill(node, signal.SIGKILL)
     started()
     lines = run(LOOK).splitlines()
@@ -228,5 +201,5 @@ def test_racers_of_several_programs_get_one_actor(place: Path) -> None:
         assert each.returncode == 0, error
         said += eval(out)
     assert len(said) == 100
-    assert sum(created for created, _, _ in said) == 1
-    assert len({pid for _, _, pid in said}) == 1
+    assert sum(created for _, created, _ in said) == 1
+    assert len({(identifier, pid) for identifier, _, pid in said}) == 1

@@ -42,6 +42,7 @@ OUTCOMES = {
     "WorkerCrashedError": Outcome.UNKNOWN,
     "ActorError": Outcome.UNKNOWN,
     "ActorDiedError": Outcome.UNKNOWN,
+    "ActorPlacementGroupRemoved": Outcome.UNKNOWN,
     "ActorUnavailableError": Outcome.UNKNOWN,
     "GetTimeoutError": Outcome.UNKNOWN,
     "DeadlineExceeded": Outcome.UNKNOWN,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actorlite.options import ActorOptions, TaskOptions
-from actorlite.resources import ResourceSet
+from actorlite.resources import NodeResources, ResourceSet, check_node
 from actorlite.strategies import (
     ANYWHERE,
     GroupRequest,
@@ -45,11 +45,41 @@ def group(bundles: Any = ({"CPU": 1},), **keywords: Any) -> GroupRequest:
     return group_request(bundles, **given)
 
 
+def node(**keywords: Any) -> None:
+    check_node(NodeResources(**keywords))
+
+
 BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     # bundles (PG-1, PG-2)
-    (group, {"bundles": {"CPU": 1}}, TypeError, r"bundles must be a list of dicts, not \{'CPU': 1\} of type dict"),
+    (group, {"bundles": {"CPU": 1}}, TypeError, r"bundles must be a list of dicts, such as .*, not \{'CPU': 1\} of ty"),
+    (group, {"bundles": None}, TypeError, r"bundles must be a list of dicts, such as \[\{\"CPU\": 1\}\], not None"),
+    (group, {"bundles": "CPU"}, TypeError, r"bundles must be a list of dicts, such as .*, not 'CPU' of type str"),
+    (group, {"bundles": {1}}, TypeError, r"bundles must be a list of dicts, such as .*, not \{1\} of type set"),
+    (group, {"bundles": iter([])}, TypeError, r"bundles must be a list of dicts, such as .* of type list_iterator"),
     (group, {"bundles": []}, ValueError, r"bundles=\[\] is empty: give at least one bundle, such as"),
     (group, {"bundles": [{"CPU": 1}, {}]}, ValueError, r"bundles\[1\] is an empty dict: give it what it reserves"),
+    (
+        group,
+        {"bundles": [[("CPU", 1)]]},
+        TypeError,
+        r"bundles\[0\] must be a dict of resource names and quantities, not",
+    ),
+    (group, {"bundles": [{"CPU": None}]}, TypeError, r"bundles\[0\]\['CPU'\] must be a number, not None"),
+    (group, {"bundles": [{"CPU": 1}, {"x": [1]}]}, TypeError, r"bundles\[1\]\['x'\] must be a number, not \[1\]"),
+    (
+        group,
+        {"bundles": [{"CPU": float("inf")}]},
+        ValueError,
+        r"bundles\[0\]\['CPU'\]=inf must be between 0 and 1e\+14",
+    ),
+    (
+        group,
+        {"bundles": [{"x": 1e15}]},
+        ValueError,
+        r"bundles\[0\]\['x'\]=1000000000000000.0 must be between 0 and 1e\+14",
+    ),
+    (group, {"bundles": [{"memory": -1}]}, ValueError, r"bundles\[0\]\['memory'\]=-1 must be between 0 and"),
+    (group, {"bundles": [{"GPU": -0.5}]}, ValueError, r"bundles\[0\]\['GPU'\]=-0.5 must be between 0 and"),
     (group, {"bundles": [3]}, TypeError, r"bundles\[0\] must be a dict of resource names and quantities, not 3"),
     (group, {"bundles": [{1: 1}]}, TypeError, r"bundles\[0\] must have names that are str, not 1 of type int"),
     (group, {"bundles": [{"": 1}]}, ValueError, r"bundles\[0\] has an empty resource name: give it a name"),
@@ -62,7 +92,10 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (group, {"bundles": [{"GPU": 1.5}]}, ValueError, r"bundles\[0\]\['GPU'\]=1.5: above 1 it must be a whole number"),
     (group, {"bundles": [{"object_store_memory": 1}]}, ValueError, r"bundles\[0\] must not contain 'object_store_mem"),
     # strategy (PG-3)
-    (group, {"strategy": None}, TypeError, r"strategy must be a str, not None of type NoneType"),
+    (group, {"strategy": None}, TypeError, r"strategy must be one of 'PACK', .*, not None of type NoneType"),
+    (group, {"strategy": ["PACK"]}, TypeError, r"strategy must be one of 'PACK', .*, not \['PACK'\] of type list"),
+    (group, {"strategy": ""}, ValueError, r"strategy='' must be one of 'PACK', 'SPREAD', 'STRICT_PACK', 'STRICT_SPR"),
+    (group, {"strategy": "PACKED"}, ValueError, r"strategy='PACKED' must be one of .*; did you mean 'PACK'\?"),
     (
         group,
         {"strategy": "strict_pack"},
@@ -71,7 +104,11 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ),
     (group, {"strategy": "ANY"}, ValueError, r"strategy='ANY' must be one of 'PACK', 'SPREAD', 'STRICT_PACK'"),
     # name, lifetime (PG-4)
-    (group, {"name": 3}, TypeError, r"name must be a str, not 3 of type int"),
+    (group, {"name": 3}, TypeError, r"name must be a str, not 3 of type int: leave it out"),
+    (group, {"name": b"x"}, TypeError, r"name must be a str, not b'x' of type bytes: leave it out"),
+    (group, {"lifetime": "Detached"}, ValueError, r"lifetime='Detached' must be \"detached\", or None"),
+    (group, {"lifetime": "non_detached"}, ValueError, r"lifetime='non_detached' must be .*: leave it out for that"),
+    (group, {"lifetime": ""}, ValueError, r"lifetime='' must be \"detached\", or None"),
     (group, {"lifetime": "forever"}, ValueError, r"lifetime='forever' must be \"detached\", or None for a group that"),
     (group, {"lifetime": True}, ValueError, r"lifetime=True must be"),
     # bundle_label_selector (PG-16)
@@ -94,6 +131,13 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         r"bundle_label_selector\[0\]\['a'\] must be a str, not 1 of type int: wr",
     ),
     (group, {"selectors": [{"a": "in("}]}, ValueError, r"bundle_label_selector\[0\]\['a'\]='in\('.*write a value"),
+    (group, {"selectors": 3}, TypeError, r"bundle_label_selector must be a list with one dict for each bundle, not 3"),
+    (
+        group,
+        {"selectors": [None]},
+        TypeError,
+        r"bundle_label_selector\[0\] must be a dict of label names and what they",
+    ),
     (group, {"selectors": ["a"]}, TypeError, r"bundle_label_selector\[0\] must be a dict"),
     # PlacementGroupStrategy (PG-7)
     (
@@ -113,13 +157,13 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         PlacementGroupStrategy,
         {"placement_group": GROUP, "bundle_index": "0"},
         TypeError,
-        r"bundle_index='0'\) must be an",
+        r"bundle_index='0'\) must be an int, not str: give the number of a bundle, or -1",
     ),
     (
         PlacementGroupStrategy,
         {"placement_group": GROUP, "bundle_index": True},
         TypeError,
-        r"bundle_index=True\) must be",
+        r"bundle_index=True\) must be an int",
     ),
     (PlacementGroupStrategy, {"placement_group": None, "bundle_index": 0}, ValueError, r"needs placement_group=\.\.\."),
     (
@@ -143,7 +187,54 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ),
     (NodeAffinityStrategy, {"node_id": NODE.upper()}, ValueError, r"must be 16 hexadecimal digits"),
     (NodeAffinityStrategy, {"node_id": NODE, "soft": 1}, TypeError, r"\(soft=1\) must be True or False"),
-    # scheduling_strategy (R-13, R-14, R-17)
+    (NodeAffinityStrategy, {"node_id": ""}, ValueError, r"\(node_id=''\) must be 16 hexadecimal digits: give the id"),
+    (
+        NodeAffinityStrategy,
+        {"node_id": b"0" * 16},
+        TypeError,
+        r"must be a str, not bytes: give the id that runtime_con",
+    ),
+    # schedule_timeout (R-12)
+    (options, {"schedule_timeout": "5"}, TypeError, r"option schedule_timeout must be a number of seconds, not '5' of"),
+    (options, {"schedule_timeout": True}, TypeError, r"option schedule_timeout must be a number of seconds, not True"),
+    (options, {"schedule_timeout": 0}, ValueError, r"option schedule_timeout=0 must be above 0 seconds: leave it out"),
+    (
+        options,
+        {"schedule_timeout": -1},
+        ValueError,
+        r"option schedule_timeout=-1 must be above 0 seconds: leave it out",
+    ),
+    (
+        options,
+        {"schedule_timeout": float("nan")},
+        ValueError,
+        r"schedule_timeout=nan must be above 0 seconds: leave it",
+    ),
+    # scheduling_strategy (R-13, R-14, R-16, R-17)
+    (
+        options,
+        {"scheduling_strategy": ""},
+        ValueError,
+        r"option scheduling_strategy='' must be \"DEFAULT\", \"SPREAD\"",
+    ),
+    (
+        options,
+        {"scheduling_strategy": "PACK"},
+        ValueError,
+        r"option scheduling_strategy='PACK' must be .*PlacementGroupS",
+    ),
+    (
+        options,
+        {"scheduling_strategy": {"zone": "a"}},
+        TypeError,
+        r"option scheduling_strategy must be .*, not \{'zone'",
+    ),
+    (
+        ActorOptions.make,
+        {"scheduling_strategy": ["SPREAD"]},
+        TypeError,
+        r"option scheduling_strategy must be .*of type l",
+    ),
     (
         options,
         {"scheduling_strategy": "spread"},
@@ -157,6 +248,20 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         TypeError,
         r"option scheduling_strategy must be .*SpreadStrategy\(\)",
     ),
+    # labels of nodes (R-19)
+    (node, {"labels": "zone"}, TypeError, r"labels must be a dict of names and values, not 'zone' of type str"),
+    (node, {"labels": [("a", "b")]}, TypeError, r"labels must be a dict of names and values, not \["),
+    (node, {"labels": {1: "a"}}, TypeError, r"labels must have names that are str, not 1 of type int"),
+    (node, {"labels": {"a": 1}}, TypeError, r"labels\['a'\] must be a str, not 1 of type int: write '1'"),
+    (node, {"labels": {"": "a"}}, ValueError, r"labels key '': use at most 63 letters, digits"),
+    (node, {"labels": {"a" * 64: "b"}}, ValueError, r"labels key 'a+': use at most 63 letters"),
+    (node, {"labels": {"a": "b" * 64}}, ValueError, r"labels\['a'\]='b+': use at most 63 letters"),
+    (node, {"labels": {"a": "!b"}}, ValueError, r"labels\['a'\]='!b': use at most 63 letters"),
+    (node, {"labels": {"a b": "c"}}, ValueError, r"labels key 'a b': use at most 63 letters"),
+    (node, {"labels": {"P/a": "b"}}, ValueError, r"labels key 'P/a': before the / stands a DNS name of at most 253"),
+    (node, {"labels": {"p" * 254 + "/a": "b"}}, ValueError, r"before the / stands a DNS name of at most 253 char"),
+    (node, {"labels": {"a/b/c": "d"}}, ValueError, r"labels key 'a/b/c': before the / stands a DNS name"),
+    (node, {"labels": {"ray.io/x": "1"}}, ValueError, r"labels key 'ray.io/x': ray.io/ is reserved for labels that no"),
     # label_selector, fallback_strategy (R-20)
     (options, {"label_selector": "a"}, TypeError, r"option label_selector must be a dict of label names"),
     (
@@ -170,6 +275,36 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         {"label_selector": {"a": "in(b"}},
         ValueError,
         r"option label_selector\['a'\]='in\(b'.*write a value, '!value'",
+    ),
+    (
+        options,
+        {"label_selector": {"a": 1}},
+        TypeError,
+        r"option label_selector\['a'\] must be a str, not 1 .*: write a ",
+    ),
+    (
+        options,
+        {"label_selector": {"a": "notin(b)"}},
+        ValueError,
+        r"label_selector\['a'\]='notin\(b\)'.*write a value, '!v",
+    ),
+    (
+        options,
+        {"label_selector": {"a": "in()"}},
+        ValueError,
+        r"label_selector\['a'\]='in\(\)' has an empty value: write",
+    ),
+    (
+        options,
+        {"fallback_strategy": [{"label_selector": None}]},
+        TypeError,
+        r"\[0\]\['label_selector'\] must be a dict of",
+    ),
+    (
+        options,
+        {"fallback_strategy": [{"label_selector": {"a": "b"}, "num_cpus": 1}]},
+        ValueError,
+        r"fallback_strategy\[0\] has the key 'num_cpus', but only 'label_selector' can be there",
     ),
     (options, {"fallback_strategy": {}}, TypeError, r"option fallback_strategy must be a list of \{\"label_selector\""),
     (options, {"fallback_strategy": ["a"]}, TypeError, r"option fallback_strategy\[0\] must be a dict"),
