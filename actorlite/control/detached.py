@@ -23,7 +23,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.state.actors import DeathCause
 from actorlite.state.directory import Directory, Holder
 from actorlite.wire.control import ACTOR_KIND, NOBODY, CreateDetached, DetachedActor, NameHolder
-from actorlite.wire.messages import ActorPlace, KillActor, ResolveActor, Yes
+from actorlite.wire.requests import ActorPlace, KillActor, ResolveActor, Yes
 
 if TYPE_CHECKING:
     from actorlite.control.keeper import Environment, Keeper

@@ -30,7 +30,8 @@ from actorlite.signatures import CallShape
 from actorlite.state.actors import ActorEvent
 from actorlite.wire.code import rebuilt
 from actorlite.wire.control import DetachedActor, EncodedValue
-from actorlite.wire.messages import ActorPlace, Identity, NodeInfo, RegisterDriver
+from actorlite.wire.messages import Identity
+from actorlite.wire.requests import ActorPlace, NodeInfo, RegisterDriver
 from actorlite.wire.serialize import Encoded
 
 logger = logging.getLogger("actorlite.control")

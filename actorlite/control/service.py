@@ -21,8 +21,10 @@ from actorlite.ids import ActorId, ProcessId
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.state.directory import Directory, Holder
+from actorlite.wire.calls import Borrow, Exists, Release
 from actorlite.wire.control import ClaimName, CreateDetached, FindName, ListNames, NameHolder, Names, ReleaseName
-from actorlite.wire.messages import Borrow, Exists, KillActor, Release, ResolveActor, Yes, encode
+from actorlite.wire.messages import encode
+from actorlite.wire.requests import KillActor, ResolveActor, Yes
 
 logger = logging.getLogger("actorlite.control")
 

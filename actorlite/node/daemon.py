@@ -33,10 +33,11 @@ from actorlite.state.leases import LeaseTable
 from actorlite.state.scheduling import NodeView
 from actorlite.transport import Address
 from actorlite.wire.groups import DescribeGroups
-from actorlite.wire.messages import (
+from actorlite.wire.messages import Ending, Identity, encode
+from actorlite.wire.nodes import Capacity, ProcessEnded
+from actorlite.wire.objects import HandOverObjects, Heirs
+from actorlite.wire.requests import (
     Blocked,
-    Ending,
-    Identity,
     KillWorker,
     LeaseWorker,
     NodeInfo,
@@ -50,10 +51,7 @@ from actorlite.wire.messages import (
     WhyDied,
     WithdrawLeases,
     Yes,
-    encode,
 )
-from actorlite.wire.nodes import Capacity, ProcessEnded
-from actorlite.wire.objects import HandOverObjects, Heirs
 
 logger = logging.getLogger("actorlite.node")
 

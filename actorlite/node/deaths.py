@@ -11,7 +11,7 @@ from actorlite.node.members import Members
 from actorlite.node.workers import WorkerPool
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
-from actorlite.wire.messages import Death, KillWorker, WhyDied, Yes
+from actorlite.wire.requests import Death, KillWorker, WhyDied, Yes
 
 EXIT_REPORT_S = 2.0
 """How long a process whose connection ended may take to end; after that it counts as still running."""

@@ -30,7 +30,7 @@ from actorlite.state.queues import LeaseRequest
 from actorlite.state.scheduling import Affinity, Wish
 from actorlite.state.unplaced import infeasible
 from actorlite.wire.groups import Place
-from actorlite.wire.messages import Blocked, Lease, LeaseWorker, ReturnLease, WithdrawLeases, Yes
+from actorlite.wire.requests import Blocked, Lease, LeaseWorker, ReturnLease, WithdrawLeases, Yes
 
 DEVICE_FREE_S = 2.0
 """How long a worker that had GPUs may take to end before they are given to others all the same."""

@@ -47,7 +47,7 @@ from actorlite.wire.groups import (
     RemoveGroup,
     ReturnBundles,
 )
-from actorlite.wire.messages import Yes
+from actorlite.wire.requests import Yes
 
 logger = logging.getLogger("actorlite.node")
 

@@ -9,7 +9,7 @@ from actorlite.ids import ProcessId
 from actorlite.node.records import Job
 from actorlite.node.workers import WorkerPool
 from actorlite.rpc.peer import Peer
-from actorlite.wire.messages import LeaseWorker
+from actorlite.wire.requests import LeaseWorker
 
 MAX_ENDED = 1000
 

@@ -16,7 +16,7 @@ from actorlite.ids import ProcessId
 from actorlite.node.redirects import NodeLost
 from actorlite.rpc.peer import Peer
 from actorlite.wire.groups import GroupInfo
-from actorlite.wire.messages import Lease, LeaseWorker
+from actorlite.wire.requests import Lease, LeaseWorker
 
 HEDGE_S = 0.02
 """A request for any bundle asks the next of several nodes when one has not answered for so long."""

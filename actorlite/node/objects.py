@@ -46,7 +46,7 @@ from actorlite.state.shortage import why_full
 from actorlite.state.slabs import PlacedValue, Slabs
 from actorlite.store.capacity import default_capacity
 from actorlite.store.spilling import SpillError
-from actorlite.wire.messages import Request, Yes, encode
+from actorlite.wire.messages import Request, encode
 from actorlite.wire.nodes import HasObject, SendChunk
 from actorlite.wire.objects import (
     AbandonObject,
@@ -68,6 +68,7 @@ from actorlite.wire.objects import (
     SealObjects,
     StoreInfo,
 )
+from actorlite.wire.requests import Yes
 
 logger = logging.getLogger("actorlite.node")
 

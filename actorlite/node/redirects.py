@@ -15,8 +15,9 @@ from actorlite.node.members import Members
 from actorlite.node.records import Job
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
-from actorlite.wire.messages import Lease, LeaseWorker, Request, ReturnLease, WithdrawLeases, encode
+from actorlite.wire.messages import Request, encode
 from actorlite.wire.nodes import JobInfo
+from actorlite.wire.requests import Lease, LeaseWorker, ReturnLease, WithdrawLeases
 
 
 class NodeLost(Exception):

@@ -15,7 +15,8 @@ from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.state.asking import wanted_back
 from actorlite.state.leases import LeaseTable
-from actorlite.wire.messages import Reclaim, encode
+from actorlite.wire.messages import encode
+from actorlite.wire.requests import Reclaim
 
 SLICE_S = 0.1
 """How long requests wait before leases are asked back for them whose owners have more to run."""

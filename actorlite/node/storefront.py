@@ -19,7 +19,7 @@ from actorlite.node.members import Members
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.store.capacity import default_capacity
-from actorlite.wire.messages import Yes, encode
+from actorlite.wire.messages import encode
 from actorlite.wire.nodes import HasObject
 from actorlite.wire.objects import (
     AttachStore,
@@ -33,6 +33,7 @@ from actorlite.wire.objects import (
     Placed,
     StoreInfo,
 )
+from actorlite.wire.requests import Yes
 
 if TYPE_CHECKING:
     from actorlite.node.objects import NodeStore

@@ -19,9 +19,10 @@ from actorlite.node.segments import SegmentDesk
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.state.objects import ObjectTable, Pull
-from actorlite.wire.messages import Yes, encode
+from actorlite.wire.messages import encode
 from actorlite.wire.nodes import Chunk, HasObject, SendChunk
 from actorlite.wire.objects import CloseObjects, OpenObject, Placed
+from actorlite.wire.requests import Yes
 
 CHUNK_BYTES = 512 * 1024
 WINDOW = 8

@@ -17,7 +17,7 @@ from actorlite.node.places import Places
 from actorlite.node.records import PLAIN, Job, Setting, WorkerRecord
 from actorlite.rpc.peer import Peer
 from actorlite.transport import Address
-from actorlite.wire.messages import Retire, Yes
+from actorlite.wire.requests import Retire, Yes
 
 logger = logging.getLogger("actorlite.node")
 

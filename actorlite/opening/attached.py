@@ -21,7 +21,8 @@ from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
 from actorlite.transport import Address, scheme_of
-from actorlite.wire.messages import Ending, Identity, NodeInfo, StopNode
+from actorlite.wire.messages import Ending, Identity
+from actorlite.wire.requests import NodeInfo, StopNode
 
 
 async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:

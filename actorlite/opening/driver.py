@@ -16,7 +16,8 @@ from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
 from actorlite.transport import Address
-from actorlite.wire.messages import Identity, NodeInfo, RegisterDriver
+from actorlite.wire.messages import Identity
+from actorlite.wire.requests import NodeInfo, RegisterDriver
 
 
 async def register(

@@ -16,23 +16,8 @@ import actorlite.errors as errors
 from actorlite.errors import ActorliteError, ConnectionLost, ProtocolError, TransportError
 from actorlite.rpc.handshake import MAX_HANDSHAKE_BYTES, Handshake
 from actorlite.transport import Address, Buffer, Connection
-from actorlite.wire.messages import (
-    DECODE_ERRORS,
-    Cancel,
-    CancelRequest,
-    Credit,
-    Exists,
-    Failed,
-    Identity,
-    Rejected,
-    Replies,
-    Reply,
-    Request,
-    Response,
-    StreamItem,
-    decode,
-    encode,
-)
+from actorlite.wire.calls import Cancel, Credit, Exists, Failed, Rejected, Replies, Reply, StreamItem
+from actorlite.wire.messages import DECODE_ERRORS, CancelRequest, Identity, Request, Response, decode, encode
 from actorlite.wire.nodes import Chunk
 
 logger = logging.getLogger("actorlite.rpc")

@@ -20,7 +20,8 @@ from actorlite.errors import ConnectionLost, ProtocolError
 from actorlite.rpc.peer import Peer
 from actorlite.state.streams import SendWindow
 from actorlite.transport import Buffer
-from actorlite.wire.messages import Payload, StreamItem, encode
+from actorlite.wire.calls import Payload, StreamItem
+from actorlite.wire.messages import encode
 
 
 class OutboundStream(ABC):

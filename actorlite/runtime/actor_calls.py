@@ -39,8 +39,7 @@ from actorlite.runtime.room import size_of
 from actorlite.runtime.streams import OwnStream
 from actorlite.runtime.submission import SPECIAL, origin_of
 from actorlite.state.retries import Backoff, after_try, is_retried
-from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import (
+from actorlite.wire.calls import (
     ACTOR_DIED,
     CYCLE,
     HELD,
@@ -55,8 +54,9 @@ from actorlite.wire.messages import (
     Failed,
     Payload,
     Rejected,
-    encode,
 )
+from actorlite.wire.failures import decode_failure
+from actorlite.wire.messages import encode
 from actorlite.wire.serialize import encode_call
 
 if TYPE_CHECKING:

@@ -47,7 +47,9 @@ from actorlite.runtime.streams import OwnStream
 from actorlite.runtime.submission import Submitter
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause, after
 from actorlite.state.quota import UNLIMITED, Quota
-from actorlite.wire.messages import ActorCall, ActorPlace, CallerWaits, encode
+from actorlite.wire.calls import ActorCall, CallerWaits
+from actorlite.wire.messages import encode
+from actorlite.wire.requests import ActorPlace
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime

@@ -22,14 +22,9 @@ from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.exports import Exports
 from actorlite.runtime.payloads import RefEntries, actor_entry, entry_of_actor
-from actorlite.wire.messages import (
-    Borrow,
-    CancelWork,
-    Release,
-    Taken,
-    Yes,
-    encode,
-)
+from actorlite.wire.calls import Borrow, Release, Taken
+from actorlite.wire.messages import encode
+from actorlite.wire.requests import CancelWork, Yes
 
 T = TypeVar("T")
 

@@ -33,8 +33,7 @@ from actorlite.runtime.room import RoomQuota, wake
 from actorlite.runtime.stored import copy_of, is_large, place_arguments, store_arguments, take_stored, value_of
 from actorlite.store.client import Holding
 from actorlite.transport import Buffer
-from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import (
+from actorlite.wire.calls import (
     CANCELLED,
     EXPIRED,
     MAX_CHAIN,
@@ -48,6 +47,7 @@ from actorlite.wire.messages import (
     Reply,
     Slot,
 )
+from actorlite.wire.failures import decode_failure
 from actorlite.wire.serialize import STORED, Encoded, copied, encode_call
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from actorlite.definitions import ActorDefinition, FunctionDefinition
 from actorlite.errors import ProtocolError
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack
+from actorlite.wire.calls import Define
 from actorlite.wire.code import CodeBlob, decode_code, encode_code
-from actorlite.wire.messages import Define, encode
+from actorlite.wire.messages import encode
 from actorlite.wire.serialize import Encoded
 
 logger = logging.getLogger("actorlite.runtime")

@@ -27,19 +27,11 @@ from actorlite.runtime.node_client import NO_NEEDS, Want
 from actorlite.runtime.placing import Placed, placed
 from actorlite.runtime.restarts import Recipe
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
+from actorlite.wire.calls import INTERRUPTED, Conduct, CreateActor, Failed, Rejected, Reply
 from actorlite.wire.code import CodeBlob
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import (
-    INTERRUPTED,
-    ActorPlace,
-    Conduct,
-    CreateActor,
-    Failed,
-    Lease,
-    Rejected,
-    Reply,
-    encode,
-)
+from actorlite.wire.messages import encode
+from actorlite.wire.requests import ActorPlace, Lease
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime

@@ -13,13 +13,7 @@ from actorlite.options import ActorOptions
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link, died
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
-from actorlite.wire.messages import (
-    ActorPlace,
-    KillActor,
-    ResolveActor,
-    StopActor,
-    Yes,
-)
+from actorlite.wire.requests import ActorPlace, KillActor, ResolveActor, StopActor, Yes
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime

@@ -18,8 +18,9 @@ from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import entry_of_actor, pack
 from actorlite.runtime.stored import value_of
+from actorlite.wire.calls import Borrow, Exists, Failed, Fetch, Release, Reply, Taken
 from actorlite.wire.failures import encode_failure
-from actorlite.wire.messages import Borrow, Exists, Failed, Fetch, Release, Reply, Taken, encode
+from actorlite.wire.messages import encode
 from actorlite.wire.serialize import current_import
 
 

@@ -16,8 +16,9 @@ from actorlite.refs import ELSEWHERE, Failure, ObjectRef
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.borrows import Borrows, Scope
 from actorlite.runtime.payloads import unpack
+from actorlite.wire.calls import Exists, Failed, Fetch, Payload, Reply
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import Exists, Failed, Fetch, Payload, Reply, encode
+from actorlite.wire.messages import encode
 from actorlite.wire.serialize import STORED
 
 MAX_LOSSES = 3

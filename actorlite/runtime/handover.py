@@ -21,8 +21,9 @@ from actorlite.runtime.exports import Export
 from actorlite.runtime.lineage import HANDED_OVER
 from actorlite.runtime.payloads import pack, unpack
 from actorlite.runtime.stored import inherit, value_of
+from actorlite.wire.calls import Exists, HandOver
 from actorlite.wire.failures import decode_failure, encode_failure
-from actorlite.wire.messages import Exists, HandOver, encode
+from actorlite.wire.messages import encode
 from actorlite.wire.objects import HandOverObjects, Heirs
 from actorlite.wire.serialize import STORED
 

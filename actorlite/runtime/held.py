@@ -10,7 +10,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from actorlite.rpc.peer import Peer
-from actorlite.wire.messages import CallerWaits, Room, encode
+from actorlite.wire.calls import CallerWaits, Room
+from actorlite.wire.messages import encode
 
 if TYPE_CHECKING:
     from actorlite.runtime.actor_calls import ActorOut

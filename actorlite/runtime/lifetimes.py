@@ -16,7 +16,8 @@ from actorlite.ids import ActorId
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
-from actorlite.wire.messages import ActorEnded, EndActor, encode
+from actorlite.wire.calls import ActorEnded, EndActor
+from actorlite.wire.messages import encode
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime

@@ -11,7 +11,7 @@ from actorlite.runtime.actors import Link
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
 from actorlite.state.retries import Backoff
 from actorlite.wire.control import CONTROL
-from actorlite.wire.messages import ActorPlace, ResolveActor
+from actorlite.wire.requests import ActorPlace, ResolveActor
 
 if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime

@@ -12,7 +12,9 @@ from actorlite.resources import CPU, NOTHING, ONE_CPU, Pairs, ResourceSet, from_
 from actorlite.rpc.peer import Peer
 from actorlite.state.unplaced import still_waiting
 from actorlite.wire.groups import Place
-from actorlite.wire.messages import (
+from actorlite.wire.messages import Request, encode
+from actorlite.wire.nodes import NodeLoad
+from actorlite.wire.requests import (
     Blocked,
     Death,
     KillWorker,
@@ -20,14 +22,11 @@ from actorlite.wire.messages import (
     LeaseWorker,
     NodeInfo,
     NodeStatus,
-    Request,
     ReturnLease,
     Status,
     WhyDied,
     WithdrawLeases,
-    encode,
 )
-from actorlite.wire.nodes import NodeLoad
 
 if TYPE_CHECKING:
     from actorlite.rpc.hub import Hub

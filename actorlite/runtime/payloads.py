@@ -8,7 +8,7 @@ from typing import Any
 from actorlite.ids import ActorId, ObjectId
 from actorlite.refs import ObjectRef
 from actorlite.transport import Buffer
-from actorlite.wire.messages import ACTOR_MARK, INLINE_PAYLOAD_BYTES, Payload
+from actorlite.wire.calls import ACTOR_MARK, INLINE_PAYLOAD_BYTES, Payload
 from actorlite.wire.serialize import STORED, Encoded
 
 RefEntries = tuple[tuple[ObjectId, str], ...]

@@ -12,8 +12,8 @@ from actorlite.options import ActorOptions, TaskOptions
 from actorlite.resources import ResourceSet
 from actorlite.runtime.node_client import PLAIN, Want
 from actorlite.strategies import ANYWHERE, PlacementGroupStrategy, Where, check_fit
+from actorlite.wire.calls import Envelope
 from actorlite.wire.groups import GroupShape, InGroup, Place
-from actorlite.wire.messages import Envelope
 
 Placed = tuple[Place | None, InGroup | None]
 """What is asked of the node, and the placement group that the work is in."""

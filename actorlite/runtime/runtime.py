@@ -37,27 +37,22 @@ from actorlite.runtime.stored import StoredValues, explain
 from actorlite.runtime.streams import OwnStream, Streams
 from actorlite.runtime.tasks import TaskSubmitter
 from actorlite.streams import ObjectRefStream, StreamSource
-from actorlite.wire.messages import (
+from actorlite.wire.calls import (
     ActorEnded,
-    ActorPlace,
     Borrow,
-    CancelWork,
     Define,
-    Ending,
     Fetch,
     HandOver,
-    KillActor,
-    Reclaim,
     Release,
-    ResolveActor,
     Room,
     StreamClose,
     StreamNext,
     Taken,
-    Yes,
 )
+from actorlite.wire.messages import Ending
 from actorlite.wire.nodes import Capacity
 from actorlite.wire.objects import ExplainObjects, Objects, PinsWanted
+from actorlite.wire.requests import ActorPlace, CancelWork, KillActor, Reclaim, ResolveActor, Yes
 from actorlite.wire.serialize import decode
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.lineage import PUT, Origin
 from actorlite.runtime.waiting import check_timeout
 from actorlite.store.client import DEFAULT_TIMEOUT_S, STORE_BYTES, Holding, StoreClient
-from actorlite.wire.messages import Payload
+from actorlite.wire.calls import Payload
 from actorlite.wire.objects import Explained, ExplainObjects, Stored, decode_stored, encode_stored
 from actorlite.wire.serialize import STORED, Encoded, encode, settled
 

@@ -37,18 +37,9 @@ from actorlite.runtime.payloads import pack, unpack
 from actorlite.state.streams import ReceiveWindow
 from actorlite.store.client import Holding
 from actorlite.streams import ENDED, StreamItem, StreamSource
+from actorlite.wire.calls import STREAM_ENDED, Credit, Envelope, Failed, Rejected, Reply, StreamClose, StreamNext
 from actorlite.wire.failures import decode_failure, encode_failure
-from actorlite.wire.messages import (
-    STREAM_ENDED,
-    Credit,
-    Envelope,
-    Failed,
-    Rejected,
-    Reply,
-    StreamClose,
-    StreamNext,
-    encode,
-)
+from actorlite.wire.messages import encode
 from actorlite.wire.serialize import STORED, Encoded
 
 if TYPE_CHECKING:

@@ -50,21 +50,11 @@ from actorlite.runtime.submission import SPECIAL, Submitter, origin_of
 from actorlite.state.quota import UNLIMITED, Quota
 from actorlite.state.retries import Backoff, after_try, is_retried
 from actorlite.state.tasks import TaskPool
+from actorlite.wire.calls import HANDED_BACK, LOST_ARGUMENT, STOPPED, Envelope, Failed, Rejected, Reply, TaskCall
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import (
-    HANDED_BACK,
-    LOST_ARGUMENT,
-    STOPPED,
-    Envelope,
-    Failed,
-    Lease,
-    Reclaim,
-    Rejected,
-    Reply,
-    TaskCall,
-    encode,
-)
+from actorlite.wire.messages import encode
 from actorlite.wire.nodes import Capacity
+from actorlite.wire.requests import Lease, Reclaim
 from actorlite.wire.serialize import encode_call
 
 if TYPE_CHECKING:

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any
 from actorlite.errors import ActorDiedError, ActorError, ActorUnavailableError, Outcome
 from actorlite.ids import ActorId, ProcessId
 from actorlite.rpc.peer import Peer
-from actorlite.wire.messages import (
-    ACTOR_DIED,
-    INTERRUPTED,
-    NO_SUCH_ACTOR,
-    CreateActor,
-    EndActor,
-    Exists,
-    Rejected,
-    StopActor,
-    Yes,
-    encode,
-)
+from actorlite.wire.calls import ACTOR_DIED, INTERRUPTED, NO_SUCH_ACTOR, CreateActor, EndActor, Exists, Rejected
+from actorlite.wire.messages import encode
+from actorlite.wire.requests import StopActor, Yes
 from actorlite.worker.constructors import Constructors
 from actorlite.worker.endings import Endings
 from actorlite.worker.executor import ThreadExecutor

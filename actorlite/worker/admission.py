@@ -13,16 +13,8 @@ from actorlite.ids import ActorId
 from actorlite.rpc.peer import Peer
 from actorlite.state.crowd import Crowd
 from actorlite.state.quota import UNLIMITED
-from actorlite.wire.messages import (
-    BAD_REQUEST,
-    CYCLE,
-    HELD,
-    MAILBOX_FULL,
-    SHED,
-    CallerWaits,
-    Room,
-    encode,
-)
+from actorlite.wire.calls import BAD_REQUEST, CYCLE, HELD, MAILBOX_FULL, SHED, CallerWaits, Room
+from actorlite.wire.messages import encode
 from actorlite.worker.scope import HostedActor
 
 if TYPE_CHECKING:

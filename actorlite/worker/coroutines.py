@@ -17,7 +17,7 @@ from typing import Any
 from actorlite.context import current_call, current_trace
 from actorlite.deadlines import Deadline, current_deadline
 from actorlite.propagation import receive
-from actorlite.wire.messages import EXPIRED
+from actorlite.wire.calls import EXPIRED
 from actorlite.worker.inbound import Answer, InboundCall
 from actorlite.worker.scope import RunningCall
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from actorlite.ids import ActorId, ProcessId
 from actorlite.rpc.peer import Peer
-from actorlite.wire.messages import ActorEnded, Exists, encode
+from actorlite.wire.calls import ActorEnded, Exists
+from actorlite.wire.messages import encode
 from actorlite.worker.scope import HostedActor
 
 if TYPE_CHECKING:

@@ -19,20 +19,9 @@ from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.runtime import ProcessRuntime
-from actorlite.wire.messages import (
-    ActorCall,
-    CallerWaits,
-    Cancel,
-    CreateActor,
-    EndActor,
-    Identity,
-    NodeInfo,
-    RegisterWorker,
-    Retire,
-    StopActor,
-    TaskCall,
-    Yes,
-)
+from actorlite.wire.calls import ActorCall, CallerWaits, Cancel, CreateActor, EndActor, TaskCall
+from actorlite.wire.messages import Identity
+from actorlite.wire.requests import NodeInfo, RegisterWorker, Retire, StopActor, Yes
 from actorlite.wire.serialize import STORED
 from actorlite.worker.actors import ActorShelf
 from actorlite.worker.inbound import InboundCall, stop_stream

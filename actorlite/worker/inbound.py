@@ -17,7 +17,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack, unpack_all
 from actorlite.runtime.stored import Written, is_large
 from actorlite.transport import Buffer
-from actorlite.wire.messages import (
+from actorlite.wire.calls import (
     ACTOR_DIED,
     CANCELLED,
     INLINE_PAYLOAD_BYTES,
@@ -29,8 +29,8 @@ from actorlite.wire.messages import (
     Replies,
     Reply,
     Slot,
-    encode,
 )
+from actorlite.wire.messages import encode
 from actorlite.wire.objects import decode_stored
 from actorlite.wire.serialize import STORED, Encoded, copied, decode, settled
 from actorlite.wire.serialize import encode as encode_value

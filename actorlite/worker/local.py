@@ -17,8 +17,8 @@ from actorlite.ids import ActorId, ObjectId, object_id
 from actorlite.propagation import receive, registered, travelling
 from actorlite.runtime.nearby import IMMUTABLE, MUST_SEND
 from actorlite.runtime.runtime import ProcessRuntime
+from actorlite.wire.calls import MAX_CHAIN, Hop
 from actorlite.wire.failures import decode_failure
-from actorlite.wire.messages import MAX_CHAIN, Hop
 from actorlite.wire.serialize import decode, encode
 from actorlite.worker.scope import HostedActor, RunningCall
 

@@ -18,8 +18,9 @@ from actorlite.rpc.peer import Peer
 from actorlite.runtime.payloads import pack
 from actorlite.runtime.stored import as_ours
 from actorlite.transport import Buffer
+from actorlite.wire.calls import EXPIRED, Failed, Reply
 from actorlite.wire.failures import encode_failure
-from actorlite.wire.messages import EXPIRED, Failed, Reply, encode
+from actorlite.wire.messages import encode
 from actorlite.wire.objects import decode_stored
 from actorlite.worker.coroutines import Coroutines, Done, enter_call, is_late
 from actorlite.worker.executor import ThreadExecutor

@@ -21,9 +21,9 @@ from actorlite.state.lanes import READS_AT_ONCE, Lanes
 from actorlite.state.mailbox import CHAIN_DEPTH
 from actorlite.state.mailbox import Mailbox as Inbox
 from actorlite.state.pace import Pace
+from actorlite.wire.calls import MAX_CHAIN, ONE_CPU, Conduct, CreateActor, Envelope
 from actorlite.wire.failures import encode_failure
 from actorlite.wire.groups import InGroup
-from actorlite.wire.messages import MAX_CHAIN, ONE_CPU, Conduct, CreateActor, Envelope
 from actorlite.worker.executor import ThreadExecutor
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from actorlite.runtime.payloads import pack
 from actorlite.runtime.stored import as_ours, is_large
 from actorlite.state.streams import SendWindow
 from actorlite.transport import Buffer
-from actorlite.wire.messages import EXPIRED, Payload, Reply, encode
+from actorlite.wire.calls import EXPIRED, Payload, Reply
+from actorlite.wire.messages import encode
 from actorlite.wire.objects import encode_stored
 from actorlite.wire.serialize import STORED, Encoded, settled
 from actorlite.wire.serialize import encode as encode_value

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from actorlite.errors import ObjectLostError
 from actorlite.rpc.peer import Peer
 from actorlite.state.mailbox import Mailbox
-from actorlite.wire.messages import HANDED_BACK, LOST_ARGUMENT, STOPPED
+from actorlite.wire.calls import HANDED_BACK, LOST_ARGUMENT, STOPPED
 from actorlite.worker.executor import ThreadExecutor
 from actorlite.worker.functions import TaskFunctions
 from actorlite.worker.inbound import Answer, InboundCall

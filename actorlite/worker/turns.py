@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from actorlite.definitions import CallKind
 from actorlite.errors import ObjectLostError
-from actorlite.wire.messages import ACTOR_DIED, LOST_ARGUMENT
+from actorlite.wire.calls import ACTOR_DIED, LOST_ARGUMENT
 from actorlite.worker.admission import Admission
 from actorlite.worker.endings import Endings
 from actorlite.worker.functions import defined_function, run_kind

@@ -14,7 +14,7 @@ import actorlite as al
 from actorlite.context import current_runtime
 from actorlite.node import objects
 from actorlite.testing.cluster import local_cluster
-from actorlite.wire.messages import KillWorker
+from actorlite.wire.requests import KillWorker
 
 from ..arrays import Floats, pattern
 from ..drivers import another_driver

@@ -21,7 +21,8 @@ from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers
 from actorlite.testing.transport import Recorder
 from actorlite.transport import get_transport
-from actorlite.wire.messages import Identity, NodeStatus, Refused, Retire, Yes, decode_handshake
+from actorlite.wire.messages import Identity, Refused, decode_handshake
+from actorlite.wire.requests import NodeStatus, Retire, Yes
 
 
 class Site:

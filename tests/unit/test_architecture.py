@@ -56,7 +56,6 @@ ALLOWED: dict[str, str] = {
     "methods actorlite/worker/scope.py:RunningCall": "a call as its mailbox and its user code see it, however it came",
     "methods actorlite/worker/inbound.py:InboundCall": "a call as its mailbox, its user code and its answer see it",
     "methods actorlite/state/mailbox.py:Mailbox": "one queue, for those who offer, count, take back and drop calls",
-    "file actorlite/wire/messages.py": "the one tagged union, each message beside the others",
     "class actorlite/state/objects.py:ObjectTable": "a method for each event of an object's life",
     "methods actorlite/state/objects.py:ObjectTable": "a method for each event of an object's life",
     "methods actorlite/state/revisions.py:Revisions": "one order for all of etcd's primitives, leases included",

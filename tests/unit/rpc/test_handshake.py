@@ -9,9 +9,9 @@ import pytest
 from actorlite.errors import AuthenticationError, ProtocolError, VersionMismatch
 from actorlite.ids import ProcessId
 from actorlite.rpc.handshake import MAX_HANDSHAKE_BYTES, NONCE_BYTES, PYTHON, Handshake
+from actorlite.wire.calls import Cancel
 from actorlite.wire.messages import (
     PROTOCOL_VERSION,
-    Cancel,
     Challenge,
     Hello,
     Identity,

@@ -17,30 +17,10 @@ from actorlite.errors import (
 from actorlite.rpc import peer as peer_module
 from actorlite.rpc.handshake import MAX_HANDSHAKE_BYTES
 from actorlite.rpc.peer import MAX_MESSAGE_BYTES
-from actorlite.wire.messages import (
-    Cancel,
-    CancelRequest,
-    Credit,
-    Exists,
-    Failed,
-    Hello,
-    NodeStatus,
-    Payload,
-    Proof,
-    Refused,
-    Rejected,
-    Reply,
-    Request,
-    Response,
-    Retire,
-    StopNode,
-    StreamItem,
-    Taken,
-    Welcome,
-    Yes,
-    encode,
-)
+from actorlite.wire.calls import Cancel, Credit, Exists, Failed, Payload, Rejected, Reply, StreamItem, Taken
+from actorlite.wire.messages import CancelRequest, Hello, Proof, Refused, Request, Response, Welcome, encode
 from actorlite.wire.nodes import Chunk
+from actorlite.wire.requests import NodeStatus, Retire, StopNode, Yes
 
 VALUE = Payload(1, b"value")
 

@@ -7,7 +7,7 @@ import pytest
 from actorlite.errors import ProtocolError
 from actorlite.rpc.streams import LoopStream, ThreadStream
 from actorlite.state.streams import SendWindow
-from actorlite.wire.messages import Credit, Payload, StreamItem
+from actorlite.wire.calls import Credit, Payload, StreamItem
 
 
 def value(number: int) -> Payload:

@@ -10,7 +10,8 @@ import pytest
 from actorlite.errors import ConnectionLost, NodeDiedError, TaskUnschedulableError
 from actorlite.ids import ProcessId
 from actorlite.runtime.node_client import PLAIN, NodeClient
-from actorlite.wire.messages import Lease, NodeInfo, Request, ReturnLease, WithdrawLeases, decode
+from actorlite.wire.messages import Request, decode
+from actorlite.wire.requests import Lease, NodeInfo, ReturnLease, WithdrawLeases
 
 pytestmark = pytest.mark.asyncio
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from actorlite.ids import ObjectId
 from actorlite.refs import ObjectRef
 from actorlite.runtime.payloads import pack, ref_entries, unpack, unpack_all
-from actorlite.wire.messages import INLINE_PAYLOAD_BYTES, Payload, Replies, decode, encode
+from actorlite.wire.calls import INLINE_PAYLOAD_BYTES, Payload, Replies
+from actorlite.wire.messages import decode, encode
 from actorlite.wire.serialize import Encoded
 
 OWN = "uds:///own"
