@@ -306,6 +306,64 @@ async def test_lost_bundles_go_elsewhere_and_the_others_stay(three: Cluster, eve
     assert await new.node() == info.nodes[lost]
 
 
+async def test_a_node_lost_without_a_spare_one_waits_for_another_and_the_others_stay(
+    three: Cluster, eventually: Any
+) -> None:
+    group = await al.placement_group([{"CPU": 2}] * 3, strategy="STRICT_SPREAD")
+    await group.ready(10)
+    before = (await group.state()).nodes
+    assert set(before) == {node.id for node in three.nodes}
+    actors = [
+        Member.options(num_cpus=2, scheduling_strategy=al.PlacementGroupStrategy(group, index)).remote()
+        for index in range(3)
+    ]
+    assert tuple([await actor.node() for actor in actors]) == before
+    victim = three.nodes[2]
+    lost = before.index(victim.id)
+    await three.kill_node(victim)
+
+    async def is_in(*history: str) -> bool:
+        return (await group.state()).history == history
+
+    made = ("PENDING", "PREPARED", "CREATED")
+    await eventually(lambda: is_in(*made, "RESCHEDULING"))
+    info = await group.state()
+    assert info.nodes == tuple([None if index == lost else node for index, node in enumerate(before)])
+    assert f"bundle {lost} (CPU: 2) fits on no node" in info.reason, "the survivors have one each"
+    calls = [actor.node() for index, actor in enumerate(actors) if index != lost]
+    assert await asyncio.gather(*calls) == [node for index, node in enumerate(before) if index != lost]
+    spare = await three.add_node(2)
+    await eventually(lambda: is_in(*made, "RESCHEDULING", "CREATED"))
+    info = await group.state()
+    assert info.nodes == tuple([spare.id if index == lost else node for index, node in enumerate(before)])
+    await al.remove_placement_group(group)
+    assert free(three) == [2.0, 2.0, 2.0]
+
+
+async def test_fifty_groups_race_for_the_room_of_ten(scheme: str, eventually: Any) -> None:
+    async with cluster(nodes=2, num_cpus=10, scheme=scheme) as two:
+        pair = [{"CPU": 1}, {"CPU": 1}]
+        groups = await asyncio.gather(*[al.placement_group(pair, strategy="STRICT_SPREAD") for _ in range(50)])
+        turns = [asyncio.ensure_future(group.ready(60)) for group in groups]
+        left = dict(zip([group.id for group in groups], groups, strict=True))
+
+        async def all_taken() -> bool:
+            table = await al.placement_group_table()
+            return sum(table[name].state == "CREATED" for name in left) == min(10, len(left))
+
+        while left:
+            await eventually(all_taken)
+            table = await al.placement_group_table()
+            for name in left:
+                nodes = [node for node in table[name].nodes if node]
+                assert len(set(nodes)) == (2 if table[name].state == "CREATED" else 0), "all or nothing"
+            assert sum(free(two)) == 20 - 2 * min(10, len(left)), "nothing is held by those who wait"
+            created = [name for name in left if table[name].state == "CREATED"]
+            await asyncio.gather(*[al.remove_placement_group(left.pop(name)) for name in created])
+        assert await asyncio.gather(*turns) == groups
+        assert free(two) == [10.0, 10.0]
+
+
 async def test_fifty_groups_race_for_the_room_of_three(three: Cluster) -> None:
     async def use(number: int) -> str:
         group = await al.placement_group([{"CPU": 2}], strategy=["PACK", "SPREAD", "STRICT_PACK"][number % 3])

