@@ -132,7 +132,8 @@ async def open_keeper(seat: Seat, environment: Environment) -> Keeper:
         if runtime is not None:
             runtime.peer_lost(peer, error)
 
-    hub = Hub(Identity(process, "driver", "", seat.pid, PYTHON), seat.token, seat.entropy, handlers, on_peer_lost=lost)
+    identity = Identity(process, "driver", "", seat.pid, PYTHON)
+    hub = Hub(identity, seat.token, seat.entropy, handlers, on_peer_lost=lost, transports=seat.transports)
     try:
         await hub.listen(seat.listen(process))
         node = await hub.connect(seat.node)

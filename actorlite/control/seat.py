@@ -7,7 +7,7 @@ from typing import Protocol
 
 from actorlite.host import Entropy
 from actorlite.ids import ProcessId
-from actorlite.transport import Address
+from actorlite.transport import Address, Transport
 
 
 class Seat(Protocol):
@@ -28,6 +28,11 @@ class Seat(Protocol):
     @property
     def listen(self) -> Callable[[ProcessId], Address]:
         """Where a process of this node listens."""
+        ...
+
+    @property
+    def transports(self) -> Callable[[Address], Transport] | None:
+        """What connections are made by; None is the usual."""
         ...
 
     @property

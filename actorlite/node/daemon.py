@@ -31,7 +31,7 @@ from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.state.leases import LeaseTable
 from actorlite.state.scheduling import NodeView
-from actorlite.transport import Address
+from actorlite.transport import Address, Transport
 from actorlite.wire.groups import DescribeGroups
 from actorlite.wire.messages import Ending, Identity, encode
 from actorlite.wire.nodes import Capacity, ProcessEnded
@@ -81,6 +81,8 @@ class NodeOptions:
     """The file of control's state; without one that ends with the node."""
     control: str = "actorlite.control.service:Control"
     """What makes the node's part in control: named, because node and control do not know each other."""
+    transports: Callable[[Address], Transport] | None = None
+    """What connections are made by; None is the usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class ControlSeat:
     pid: int
     listen: Callable[[ProcessId], Address]
     state_path: str
+    transports: Callable[[Address], Transport] | None = None
 
 
 class ControlPart(Protocol):
@@ -129,7 +132,14 @@ class Node:
         self._said_capacity = Capacity(options.total.cpus, 1, options.total.more)
         self._handlers = Handlers()
         identity = Identity(options.process, "node", "", options.pid, PYTHON)
-        self.hub = Hub(identity, options.token, entropy, self._handlers, on_peer_lost=self._peer_lost)
+        self.hub = Hub(
+            identity,
+            options.token,
+            entropy,
+            self._handlers,
+            on_peer_lost=self._peer_lost,
+            transports=options.transports,
+        )
 
     async def start(self, address: Address) -> Address:
         """Listen; returns the bound address."""
@@ -346,7 +356,9 @@ async def _find_earlier(control: ControlPart, groups: GroupDesk) -> None:
 
 
 def _seat(options: NodeOptions, bound: Address, entropy: Entropy) -> ControlSeat:
-    return ControlSeat(bound, options.token, entropy, options.pid, options.worker_address, options.state_path)
+    return ControlSeat(
+        bound, options.token, entropy, options.pid, options.worker_address, options.state_path, options.transports
+    )
 
 
 def _place_of(hub: Hub, node: ProcessId) -> tuple[int, Address]:

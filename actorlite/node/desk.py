@@ -67,6 +67,7 @@ class LeaseDesk:
         self._members = members
         self._redirects = Redirects(hub, members, lambda: next(self._numbers))
         self.guests = Guests(hub.identity.process, jobs, workers, members.ended)
+        members.on_back.append(self.guests.node_back)
         self._numbers = itertools.count(1)
         self._grants: dict[int, asyncio.Future[bool]] = {}
         self._tickets: dict[tuple[Peer, int], int] = {}

@@ -89,6 +89,9 @@ class GroupKeeper:
         held = self._desk.tables.reservations.commit(group, epoch)
         return "" if held else "there is nothing of it here"
 
+    async def commit_asked(self, body: CommitBundles) -> BundlesDone:
+        return self.done(self.commit(body.group, body.epoch))
+
     def free(self, group: str, epoch: int) -> bool:
         """Give back what nothing runs in; False, and nothing done, when something does."""
         tables = self._desk.tables
@@ -113,6 +116,11 @@ class GroupKeeper:
         finally:
             self._desk.grant(tables.give_back(bundles))
         return self.done()
+
+    @property
+    def attempts(self) -> set[tuple[str, int]]:
+        """Groups that have bundles here, and the attempts that placed those."""
+        return {(each.group, each.epoch) for each in self._desk.tables.reservations.all}
 
     def done(self, refusal: str = "") -> BundlesDone:
         """The answer to a leading node that is another one."""
@@ -383,8 +391,11 @@ class GroupDesk:
         self._jobs = jobs
         self.keeper = GroupKeeper(desk, members, view)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unled: set[tuple[str, int]] = set()
+        """What was reserved here when the leading node was lost."""
         self.coordinator = Coordinator(hub, members, self.keeper, kept, self._spawn)
         members.on_view = self._seen
+        members.on_back.append(self._node_back)
         desk.inside.created = self.created
         handlers.on_requests(
             {
@@ -393,7 +404,7 @@ class GroupDesk:
                 RemoveGroup: self._led(self._remove),
                 DescribeGroups: self._led(self._describe),
                 PrepareBundles: self._keep(self._prepare),
-                CommitBundles: self._keep(self._commit),
+                CommitBundles: self._keep(lambda peer, body: self.keeper.commit_asked(body)),
                 ReturnBundles: self._keep(lambda peer, body: self.keeper.give_back(body)),
             }
         )
@@ -423,6 +434,15 @@ class GroupDesk:
     def node_lost(self, node: ProcessId) -> None:
         if self.leads:
             self.coordinator.node_lost(node)
+        elif node == self._members.leader:
+            self._unled = self.keeper.attempts
+
+    def _node_back(self, node: ProcessId) -> None:
+        """The leading node was cut off: it has given up what was reserved here, and will ask for it anew."""
+        if node == self._members.leader:
+            unled, self._unled = self._unled, set()
+            for group, epoch in unled:
+                self._spawn(self.keeper.give_back(ReturnBundles(group, epoch)))
 
     def job_ended(self, job: str) -> None:
         if self.leads and job:
@@ -499,9 +519,6 @@ class GroupDesk:
     async def _prepare(self, peer: Peer, body: PrepareBundles) -> BundlesDone:
         sizes = [(index, ResourceSet(pairs)) for index, pairs in body.bundles]
         return self.keeper.done(self.keeper.prepare(body.group, body.epoch, sizes))
-
-    async def _commit(self, peer: Peer, body: CommitBundles) -> BundlesDone:
-        return self.keeper.done(self.keeper.commit(body.group, body.epoch))
 
     def _seen(self, view: NodeView) -> None:
         if self.leads:

@@ -25,7 +25,8 @@ class Guests:
         self._workers = workers
         self._ended = ended
         """Processes of other nodes that are gone."""
-        self._ended_jobs: dict[str, None] = {}
+        self._ended_jobs: dict[str, ProcessId | None] = {}
+        """With the node that they were lost with, if so."""
         self._homes: dict[ProcessId, ProcessId] = {}
         """Processes that have, or ask for, leases, and their nodes."""
         self._jobs: dict[str, Job] = {}
@@ -64,9 +65,9 @@ class Guests:
     def process_ended(self, process: ProcessId) -> None:
         self._homes.pop(process, None)
 
-    def job_ended(self, name: str) -> None:
+    def job_ended(self, name: str, lost_with: ProcessId | None = None) -> None:
         """Its driver, on another node, is gone."""
-        self._ended_jobs[name] = None
+        self._ended_jobs[name] = lost_with
         while len(self._ended_jobs) > MAX_ENDED:
             del self._ended_jobs[next(iter(self._ended_jobs))]
         job = self._jobs.pop(name, None)
@@ -76,8 +77,12 @@ class Guests:
     def node_lost(self, node: ProcessId) -> list[ProcessId]:
         """End the jobs of its drivers; returns those of its processes that are known here."""
         for job in [each for each in self._jobs.values() if each.home == node]:
-            self.job_ended(job.name)
+            self.job_ended(job.name, node)
         return [process for process, home in self._homes.items() if home == node]
+
+    def node_back(self, node: ProcessId) -> None:
+        """It was cut off: its drivers may live, and ask for workers anew."""
+        self._ended_jobs = {name: lost_with for name, lost_with in self._ended_jobs.items() if lost_with != node}
 
     def __repr__(self) -> str:
         return f"<Guests processes={len(self._homes)} jobs={len(self._jobs)}>"

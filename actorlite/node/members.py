@@ -62,6 +62,8 @@ class Members:
         """Hears of each node that says what it has."""
         self.on_own_change: Callable[[], None] | None = None
         """Hears of changes of this node's own load, soon."""
+        self.on_back: list[Callable[[ProcessId], None]] = []
+        """Hear of each node that was lost and has joined again, before anything that it sends."""
         self._farewells: dict[ProcessId, str] = {}
         self._hub = hub
         self.here = here
@@ -205,6 +207,9 @@ class Members:
         if peer.is_open:
             view = view_of(peer.identity.process, load)
             self.views[view.node] = view
+            if self.lost and self.lost.pop(view.node, None) is not None:
+                for tell in self.on_back:
+                    tell(view.node)
             self.index.put(view)
             if self.on_view is not None:
                 self.on_view(view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from actorlite.errors import NodeStartError
@@ -15,13 +16,19 @@ from actorlite.rpc.peer import Handlers
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
-from actorlite.transport import Address
+from actorlite.transport import Address, Transport
 from actorlite.wire.messages import Identity
 from actorlite.wire.requests import NodeInfo, RegisterDriver
 
 
 async def register(
-    plan: Plan, node: Address, token: bytes, address_of: AddressMaker, entropy: Entropy, stack: AsyncExitStack
+    plan: Plan,
+    node: Address,
+    token: bytes,
+    address_of: AddressMaker,
+    entropy: Entropy,
+    stack: AsyncExitStack,
+    transports: Callable[[Address], Transport] | None = None,
 ) -> ProcessRuntime:
     """Connect to a node and register as a driver; `stack` closes what was opened."""
     process = process_id(entropy.token_bytes(PROCESS_ID_BYTES))
@@ -33,6 +40,7 @@ async def register(
         entropy,
         handlers,
         on_peer_lost=lambda peer, error: runtime.peer_lost(peer, error) if runtime is not None else None,
+        transports=transports,
     )
     stack.push_async_callback(hub.aclose)
     await hub.listen(address_of(process, "driver"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from actorlite.host import Entropy, SystemEntropy
@@ -16,16 +18,22 @@ from actorlite.opening.whereabouts import TOKEN_BYTES, sockets_in
 from actorlite.resources import NodeResources
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
+from actorlite.state.scheduling import NOWHERE
 from actorlite.store.capacity import default_capacity
-from actorlite.transport import Address
+from actorlite.transport import Address, Transport
 from actorlite.worker.inproc import LoopSpawner
+
+Network = Callable[[ProcessId, Address], Transport]
+"""What the processes of a node make their connections by."""
 
 
 class Neighbourhood:
-    """What the nodes and processes of one in-process session have in common: a token, and where they listen."""
+    """What the nodes and processes of one in-process session have in common: a token, where they listen, and the
+    network, when a test has one of its own: then all calls travel."""
 
-    def __init__(self, plan: Plan, stack: AsyncExitStack) -> None:
+    def __init__(self, plan: Plan, stack: AsyncExitStack, network: Network | None = None) -> None:
         self.plan = plan
+        self._network = network
         self.entropy: Entropy = SystemEntropy()
         self.token = self.entropy.token_bytes(TOKEN_BYTES)
         self._name = self.entropy.token_bytes(PROCESS_ID_BYTES).hex()
@@ -57,18 +65,24 @@ class Neighbourhood:
             max_workers=told.max_workers,
             worker_address=lambda worker: self.address_of(worker, "worker"),
             pid=os.getpid(),
+            transports=self._transports(process),
             store=StoreOptions(
                 capacity=plan.object_store_memory,
                 spill_to=plan.settings.runtime_root if spilling is None else spilling,
             ),
         )
-        spawner = LoopSpawner(self.entropy, nearby=plan.transport == "inproc")
+        nearby = plan.transport == "inproc" and self._network is None
+        spawner = LoopSpawner(self.entropy, nearby=nearby, transports=options.transports)
         node = Node(options, spawner, self.entropy, lambda: None)
         return node, await node.start(self.address_of(process, "node"))
 
-    async def register(self, node: Address, stack: AsyncExitStack) -> ProcessRuntime:
-        """A driver of the node at that address."""
-        return await register(self.plan, node, self.token, self.address_of, self.entropy, stack)
+    async def register(self, node: Address, stack: AsyncExitStack, process: ProcessId = NOWHERE) -> ProcessRuntime:
+        """A driver of the node at that address, which is `process`."""
+        transports = self._transports(process)
+        return await register(self.plan, node, self.token, self.address_of, self.entropy, stack, transports)
+
+    def _transports(self, node: ProcessId) -> Callable[[Address], Transport] | None:
+        return None if self._network is None else partial(self._network, node)
 
 
 async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:

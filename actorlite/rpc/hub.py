@@ -31,7 +31,10 @@ MAX_STRANGERS = 64
 
 
 class Hub:
-    """Where a process meets the others. Answers to calls are numbered by `numbers`, unique within the process."""
+    """Where a process meets the others. Answers to calls are numbered by `numbers`, unique within the process.
+
+    `transports` makes the transport for an address, `get_transport` unless a test has another.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Hub:
         *,
         on_peer: Callable[[Peer], None] = lambda peer: None,
         on_peer_lost: Callable[[Peer, ConnectionLost | None], None] = lambda peer, error: None,
+        transports: Callable[[Address], Transport] | None = None,
     ) -> None:
         self.identity = identity
         self.numbers = itertools.count(1)
@@ -54,6 +58,7 @@ class Hub:
         self._handlers = handlers
         self._on_peer = on_peer
         self._on_peer_lost = on_peer_lost
+        self._make_transport = transports
         self._listener: Listener | None = None
         self._transports: dict[str, Transport] = {}
         self._by_address: dict[Address, Peer] = {}
@@ -202,5 +207,5 @@ class Hub:
         scheme = address.partition("://")[0]
         transport = self._transports.get(scheme)
         if transport is None:
-            transport = self._transports[scheme] = get_transport(address)
+            transport = self._transports[scheme] = (self._make_transport or get_transport)(address)
         return transport

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from actorlite.config import Settings
@@ -13,6 +14,8 @@ from actorlite.opening.in_process import Neighbourhood
 from actorlite.resources import NodeResources, check_node
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan, Session, open_session, session_of
+from actorlite.state.scheduling import NodeView
+from actorlite.testing.network import Network
 from actorlite.transport import Address
 
 
@@ -75,13 +78,14 @@ async def cluster(
     before = current_runtime.get()
     async with AsyncExitStack() as stack:
         stack.callback(current_runtime.set, before)
-        neighbourhood = Neighbourhood(plan, stack)
-        found = Cluster(neighbourhood)
+        network = Network()
+        neighbourhood = Neighbourhood(plan, stack, network)
+        found = Cluster(neighbourhood, network)
         stack.push_async_callback(found._aclose)
         for each in nodes:
             await found.add_node(each)
         inner = await stack.enter_async_context(AsyncExitStack())
-        runtime = await neighbourhood.register(found.nodes[0].address, inner)
+        runtime = await neighbourhood.register(found.nodes[0].address, inner, found.nodes[0].id)
         found.session = session_of(runtime, inner)
         stack.push_async_callback(found.session.shutdown)
         current_runtime.set(runtime)
@@ -100,6 +104,11 @@ class ClusterNode:
     def id(self) -> ProcessId:
         return self.node.options.process
 
+    @property
+    def views(self) -> Mapping[ProcessId, NodeView]:
+        """The other nodes that it knows, and what each of them has."""
+        return self.node.members.views
+
     def __repr__(self) -> str:
         return f"<ClusterNode {self.id} at {self.address}{'' if self.is_running else ', ended'}>"
 
@@ -110,19 +119,24 @@ class Cluster:
     session: Session
     """Of the driver on the first node."""
 
-    def __init__(self, neighbourhood: Neighbourhood) -> None:
+    def __init__(self, neighbourhood: Neighbourhood, network: Network) -> None:
         self.nodes: list[ClusterNode] = []
         """In the order added, those that have ended included."""
         self._neighbourhood = neighbourhood
+        self._network = network
 
     async def add_node(self, num_cpus: float | NodeResources = 2) -> ClusterNode:
-        """Another one, with so many CPUs, or with all that is said of it; it knows all the others when this returns."""
+        """Another one, with so many CPUs, or with all that is said of it; it knows all the others when this returns.
+
+        During a partition it is on the side of the first node that runs.
+        """
         node, address = await self._neighbourhood.start_node(_node(num_cpus))
         found = ClusterNode(node, address)
-        seeds = [each.address for each in self.nodes if each.is_running]
+        first = next((each for each in self.nodes if each.is_running), None)
         self.nodes.append(found)
-        if seeds:
-            await node.join(seeds[0])
+        if first is not None:
+            self._network.keep_with(node.options.process, first.id)
+            await node.join(first.address)
         return found
 
     async def kill_node(self, node: ClusterNode) -> None:
@@ -133,10 +147,53 @@ class Cluster:
             await node.node.hub.aclose()
             await node.node.aclose("it was killed")
 
+    async def partition(self, *sides: Iterable[ClusterNode]) -> None:
+        """Cut the nodes of each side off from those of the others: `partition([a], [b, c])`. Nodes that are not named
+        stay connected to all. Connections between the sides break, and none is made before `heal`.
+
+        When this returns both sides have noticed: each takes the nodes of the other for lost. Raises `ValueError` for
+        less than two sides, for a node on two of them, and for one that has ended or is of another cluster.
+        """
+        found = [list(side) for side in sides]
+        named = [node for side in found for node in side]
+        if len(found) < 2 or not all(found) or len({node.id for node in named}) < len(named):
+            raise ValueError(f"sides={found}: name two sides or more, each with a node, and each node once")
+        for node in named:
+            self._check(node)
+        pairs = [(one, other) for a, side in enumerate(found) for b in found[a + 1 :] for one in side for other in b]
+        self._network.part((one.id, other.id) for one, other in pairs)
+        # Nodes first: they then know what to say when their processes ask why the others are gone.
+        await self._network.cut({node.address for node in named})
+        while any(other.id in one.views or one.id in other.views for one, other in pairs):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # their loop is this one
+        await self._network.cut()
+
+    async def heal(self) -> None:
+        """End all partitions; nodes that have lost each other join again."""
+        self._network.heal()
+        running = [node for node in self.nodes if node.is_running]
+        for position, node in enumerate(running):
+            for other in running[:position]:
+                if other.id not in node.views or node.id not in other.views:
+                    await node.node.join(other.address)
+
+    def delay(self, one: ClusterNode, other: ClusterNode, seconds: float) -> None:
+        """Let everything between two nodes and their processes, in both directions, take `seconds` longer from now on;
+        0 ends it. Raises `ValueError`."""
+        self._check(one)
+        self._check(other)
+        if one is other or not 0 <= seconds < float("inf"):
+            raise ValueError(f"{one}, {other}, seconds={seconds!r}: name two nodes, and a time of 0 or more")
+        self._network.delay(one.id, other.id, seconds)
+
+    def _check(self, node: ClusterNode) -> None:
+        if node not in self.nodes or not node.is_running:
+            raise ValueError(f"{node} is no running node of {self}")
+
     async def connect(self, node: ClusterNode, stack: AsyncExitStack) -> ProcessRuntime:
         """Another driver, of that node; `stack` ends it."""
         inner = await stack.enter_async_context(AsyncExitStack())
-        runtime = await self._neighbourhood.register(node.address, inner)
+        runtime = await self._neighbourhood.register(node.address, inner, node.id)
         stack.push_async_callback(runtime.aclose)
         return runtime
 

@@ -24,6 +24,9 @@ class Faults:
     """Half open: what is sent vanishes, and nobody is told."""
     lose_received: bool = False
     """Half open: what arrives vanishes."""
+    delay_received_s: float = 0.0
+    """How long each message waits here before it arrives. Order is kept; what waits when the other side closes arrives
+    first, and what waits when the connection breaks or is cut is lost."""
 
 
 class FaultyTransport:
@@ -70,6 +73,8 @@ class FaultyConnection:
         self._loop = asyncio.get_running_loop()
         self._delayed: deque[tuple[float, tuple[Buffer, ...]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._arriving: deque[tuple[float, list[memoryview]]] = deque()
+        self._arrival: asyncio.TimerHandle | None = None
         self._nothing_delayed = asyncio.Event()
         self._nothing_delayed.set()
         self._sent = 0
@@ -128,6 +133,7 @@ class FaultyConnection:
             return
         self._open = False
         self._lost = ConnectionLost(f"connection to {self.peer} broken: cut on purpose")
+        self._arriving.clear()
         self._forget_delayed()
         self._cutting = asyncio.ensure_future(self._inner.aclose())
         self._loop.call_soon(self.closed, self._lost)
@@ -137,7 +143,11 @@ class FaultyConnection:
         return self._sink.max_message_bytes if self._sink is not None else 0
 
     def message(self, parts: Sequence[memoryview]) -> None:
-        if self._sink is not None and self._lost is None and not self.faults.lose_received:
+        if self._sink is None or self._lost is not None or self.faults.lose_received:
+            return
+        if self.faults.delay_received_s > 0 or self._arriving:
+            self._delay_arrival(parts)
+        else:
             self._sink.message(parts)
 
     def closed(self, error: ConnectionLost | None) -> None:
@@ -147,6 +157,7 @@ class FaultyConnection:
         self._open = False
         self._lost = self._lost or error
         self._forget_delayed()
+        self._arrive_last()
         if self in self._owner.connections:
             self._owner.connections.remove(self)
         if self._sink is not None:
@@ -160,6 +171,33 @@ class FaultyConnection:
         self._nothing_delayed.clear()
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._send_due)
+
+    def _delay_arrival(self, parts: Sequence[memoryview]) -> None:
+        due = self._loop.time() + self.faults.delay_received_s
+        if self._arriving:
+            due = max(due, self._arriving[-1][0])
+        # What a sink is given is only there while it is called.
+        self._arriving.append((due, [memoryview(bytes(part)) for part in parts]))
+        if self._arrival is None:
+            self._arrival = self._loop.call_at(due, self._arrive)
+
+    def _arrive(self) -> None:
+        self._arrival = None
+        now = self._loop.time()
+        while self._sink is not None and self._arriving and self._arriving[0][0] <= now:
+            self._sink.message(self._arriving.popleft()[1])
+        if self._arriving and self._arrival is None:
+            self._arrival = self._loop.call_at(self._arriving[0][0], self._arrive)
+
+    def _arrive_last(self) -> None:
+        arriving = list(self._arriving)
+        self._arriving.clear()
+        if self._arrival is not None:
+            self._arrival.cancel()
+            self._arrival = None
+        if self._sink is not None and self._lost is None:
+            for _, parts in arriving:
+                self._sink.message(parts)
 
     def _send_due(self) -> None:
         self._timer = None

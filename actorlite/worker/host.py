@@ -19,6 +19,7 @@ from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
 from actorlite.runtime.node_client import NodeClient
 from actorlite.runtime.runtime import ProcessRuntime
+from actorlite.transport import Address, Transport
 from actorlite.wire.calls import ActorCall, CallerWaits, Cancel, CreateActor, EndActor, TaskCall
 from actorlite.wire.messages import Identity
 from actorlite.wire.requests import NodeInfo, RegisterWorker, Retire, StopActor, Yes
@@ -48,14 +49,23 @@ class Worker:
     tasks: TaskLane
     actors: ActorShelf
 
-    def __init__(self, spec: WorkerSpec, entropy: Entropy, pid: int, on_end: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        entropy: Entropy,
+        pid: int,
+        on_end: Callable[[str], None],
+        transports: Callable[[Address], Transport] | None = None,
+    ) -> None:
         self.spec = spec
         self.loop = asyncio.get_running_loop()
         self._on_end = on_end
         self._started = False
         self._handlers = Handlers()
         identity = Identity(spec.process, "worker", "", pid, PYTHON)
-        self.hub = Hub(identity, spec.token, entropy, self._handlers, on_peer_lost=self._peer_lost)
+        self.hub = Hub(
+            identity, spec.token, entropy, self._handlers, on_peer_lost=self._peer_lost, transports=transports
+        )
 
     async def start(self) -> None:
         """Listen, then register with the node: from then on calls may come."""

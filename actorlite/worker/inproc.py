@@ -8,15 +8,19 @@ from collections.abc import Callable
 
 from actorlite.host import Entropy, ExitReport, ProcessHandle, WorkerSpec
 from actorlite.runtime.nearby import hosts_in
+from actorlite.transport import Address, Transport
 from actorlite.worker.host import Worker
 from actorlite.worker.local import LocalCalls
+
+Transports = Callable[[Address], Transport] | None
+"""What connections are made by; None is the usual."""
 
 
 class LoopWorker:
     """One in-process worker; a `ProcessHandle` whose `kill` drops its connections without goodbye."""
 
-    def __init__(self, spec: WorkerSpec, entropy: Entropy) -> None:
-        self.worker = Worker(spec, entropy, os.getpid(), self._node_gone)
+    def __init__(self, spec: WorkerSpec, entropy: Entropy, transports: Transports = None) -> None:
+        self.worker = Worker(spec, entropy, os.getpid(), self._node_gone, transports)
         self._report: asyncio.Future[ExitReport] = asyncio.get_running_loop().create_future()
         self._closing: asyncio.Task[None] | None = None
 
@@ -57,13 +61,14 @@ class LoopWorker:
 class LoopSpawner:
     """Builds workers in this loop; a `Spawner`. With `nearby`, calls within the loop may skip the transport."""
 
-    def __init__(self, entropy: Entropy, *, nearby: bool = True) -> None:
+    def __init__(self, entropy: Entropy, *, nearby: bool = True, transports: Transports = None) -> None:
         self._entropy = entropy
+        self._transports = transports
         self._nearby = nearby
         self._workers: set[LoopWorker] = set()
 
     async def start(self, spec: WorkerSpec) -> ProcessHandle:
-        worker = LoopWorker(spec, self._entropy)
+        worker = LoopWorker(spec, self._entropy, self._transports)
         self._workers.add(worker)
         worker.on_end(lambda: self._workers.discard(worker))
         try:
