@@ -124,6 +124,7 @@ class FaultyConnection:
             await asyncio.wait([self._cutting])
         elif self._inner is not None:
             self._send_delayed()
+            self._arriving.clear()
             self._open = False
             await self._inner.aclose()
 

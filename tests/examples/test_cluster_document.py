@@ -1,4 +1,4 @@
-"""The program in docs/cluster.md runs and prints what it says."""
+"""The programs in docs/cluster.md run and print what they say."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
+PROGRAMS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
 
 
-def test_the_program_prints_what_it_says(programs: Any) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
+@pytest.mark.parametrize("program", PROGRAMS, ids=["daemons", "partitions"])
+def test_the_program_prints_what_it_says(programs: Any, program: str) -> None:
     (expected,) = re.findall(r"# prints: (.*)", program)
     script = programs.directory / "program.py"
     script.write_text(program)

@@ -116,7 +116,7 @@ async def test_a_group_that_lost_bundles_moves_and_what_it_had_is_free_after_hea
     await three.partition([first], [second, third])
 
     async def state() -> str:
-        found: str = (await al.placement_group_table(group))["state"]
+        found: str = (await al.placement_group_table(group))[group.id].state
         return found
 
     async def is_rescheduling() -> bool:

@@ -118,3 +118,37 @@ def test_aclose_sends_what_is_delayed_at_once(scheme, run, bench_of):
             assert pair.client_sink.ends == [None]
 
     run(main)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_arrives_waits_in_order_and_comes_before_the_end(scheme, run, bench_of):
+    async def main():
+        async with faulty_pair(bench_of(scheme)) as (_, pair):
+            loop = asyncio.get_running_loop()
+            pair.client.faults = Faults(delay_received_s=0.05)
+            began = loop.time()
+            pair.server.send(b"0", b"part")
+            await pair.client_sink.until(1)
+            assert loop.time() - began >= 0.05
+            pair.client.faults.delay_received_s = 60
+            pair.server.send(b"1")
+            pair.server.send(b"2")
+            await pair.server.aclose()
+            await pair.client_sink.until_closed(by_us=False)
+            assert pair.client_sink.contents() == [[b"0", b"part"], [b"1"], [b"2"]]
+
+    run(main)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_waits_to_arrive_is_lost_when_the_connection_is_cut(scheme, run, bench_of):
+    async def main():
+        async with faulty_pair(bench_of(scheme), Faults(delay_received_s=60)) as (transport, pair):
+            pair.server.send(b"lost")
+            while not pair.client._arriving:
+                await asyncio.sleep(0)
+            transport.cut()
+            await pair.client_sink.until_closed(by_us=False)
+            assert not pair.client_sink.messages
+
+    run(main)
