@@ -128,7 +128,7 @@ def test_what_arrives_waits_in_order_and_comes_before_the_end(scheme, run, bench
             pair.client.faults = Faults(delay_received_s=0.05)
             began = loop.time()
             pair.server.send(b"0", b"part")
-            await pair.client_sink.until(1)
+            await pair.client_sink.until_messages(1)
             assert loop.time() - began >= 0.05
             pair.client.faults.delay_received_s = 60
             pair.server.send(b"1")
