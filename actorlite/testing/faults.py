@@ -25,8 +25,8 @@ class Faults:
     lose_received: bool = False
     """Half open: what arrives vanishes."""
     delay_received_s: float = 0.0
-    """How long each message waits here before it arrives. Order is kept; what waits when the other side closes arrives
-    first, and what waits when the connection breaks or is cut is lost."""
+    """How long each message waits here before it arrives. Order is kept; what waits when the other side ends the
+    connection arrives first, and what waits when this side does, or cuts it, is lost."""
 
 
 class FaultyTransport:
@@ -196,7 +196,7 @@ class FaultyConnection:
         if self._arrival is not None:
             self._arrival.cancel()
             self._arrival = None
-        if self._sink is not None and self._lost is None:
+        if self._sink is not None:
             for _, parts in arriving:
                 self._sink.message(parts)
 
