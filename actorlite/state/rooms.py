@@ -43,7 +43,7 @@ class NodeRooms:
         if before is None or (before.total, before.labels) != (view.total, view.labels):
             self.node_version += 1
             self.version += 1
-        elif not before.free.fits(view.free):
+        elif not before.free.fits(view.free) or before.lasting != view.lasting:
             self.version += 1
         self.views[view.node] = view
 
@@ -79,6 +79,8 @@ class NodeRooms:
 
     def mark(self, group: str, amounts: Amounts) -> None:
         """From now on others get only what leaves this for the group."""
+        if self._marked and (self.marked_for, self._marked) != (group, amounts):
+            self.version += 1
         self.marked_for, self._marked = group, amounts
 
     def unmark(self) -> None:
@@ -89,14 +91,28 @@ class NodeRooms:
     def usable(self, node: ProcessId, group: str) -> ResourceSet:
         """What a bundle of the group may use of a node now."""
         free = self._free(node)
-        marked = self._marked.get(node)
-        if marked is None or self.marked_for == group:
-            return free
-        return free.at_most(self.views[node].total.less(self.held[node]).less(marked))
+        return free.at_most(self._unmarked(node)) if self._is_marked(node, group) else free
+
+    def obtainable(self, group: str) -> dict[ProcessId, Room]:
+        """Nodes as they would be for the group if all tasks ended, but those that wait for others."""
+        found: dict[ProcessId, Room] = {}
+        for node, view in self.views.items():
+            left = view.total.less(self.held[node]).less(view.lasting)
+            found[node] = Room(
+                left.at_most(self._unmarked(node)) if self._is_marked(node, group) else left, view.labels
+            )
+        return found
 
     def without_leases(self) -> dict[ProcessId, Room]:
         """Nodes as they would be if only bundles took room."""
         return {view.node: Room(view.total.less(self.held[view.node]), view.labels) for view in self.views.values()}
+
+    def _is_marked(self, node: ProcessId, group: str) -> bool:
+        """Whether some of it is marked for another group."""
+        return node in self._marked and self.marked_for != group
+
+    def _unmarked(self, node: ProcessId) -> ResourceSet:
+        return self.views[node].total.less(self.held[node]).less(self._marked[node])
 
     def _free(self, node: ProcessId) -> ResourceSet:
         return self.views[node].free.less(self._unsaid[node])

@@ -137,6 +137,34 @@ async def test_a_pending_group_gets_what_tasks_return(three: Cluster, gate: Any)
     assert await group.wait(20)
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+async def test_tasks_that_keep_coming_do_not_starve_a_group(scheme: str, nodes: int) -> None:
+    """It needs all nodes, which are never free by themselves."""
+
+    @al.remote
+    async def short() -> None:
+        await asyncio.sleep(0.01)
+
+    async def stream() -> None:
+        while True:
+            await short()
+
+    async with cluster(nodes=nodes, num_cpus=2, scheme=scheme) as made:
+        streams = [asyncio.ensure_future(stream()) for _ in range(8 * nodes)]
+        try:
+            await al.get([short.remote() for _ in range(8)], timeout=20)
+            group = await al.placement_group([{"CPU": 2}] * nodes, strategy="STRICT_SPREAD")
+            await group.ready(30)
+            assert not any(each.done() for each in streams)
+            await al.remove_placement_group(group)
+            await al.get([short.remote() for _ in range(8)], timeout=20)
+        finally:
+            for each in streams:
+                each.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
+        assert not any(node.node.table.turns.keeps for node in made.nodes)
+
+
 async def test_removal_ends_what_runs_and_what_waits(three: Cluster, eventually: Any) -> None:
     group = await al.placement_group([{"CPU": 1}])
     await group.ready(10)

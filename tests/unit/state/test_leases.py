@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from actorlite.resources import CPU, GPU, NOTHING, ONE_CPU, UNITS_PER_ONE, ResourceSet
 from actorlite.state.asking import wanted_back
-from actorlite.state.leases import PATIENCE, LeaseTable
+from actorlite.state.leases import LeaseTable
 from actorlite.state.queues import LeaseRequest
+from actorlite.state.turns import PATIENCE
 
 ONE = UNITS_PER_ONE
 HISTORIES = int(os.environ.get("ACTORLITE_HISTORIES", "20"))
@@ -409,7 +410,7 @@ class LeaseMachine(RuleBasedStateMachine):
         for lease in table.held.values():
             whole = lease.request.holds.units_of(GPU) >= ONE
             assert all(users[index] == 1 for index, _ in lease.share if whole), "a whole device is not shared"
-        if not table._pressing:
+        if not table.turns.pressing:
             for request in table.waiting.values():
                 assert not fits(table, request), "it fits and waits"
 
