@@ -476,6 +476,35 @@ async def test_without_the_leading_node_groups_stay_but_none_is_made(scheme: str
         current_runtime.reset(token)
 
 
+async def test_nothing_is_kept_for_a_group_when_the_leading_node_is_gone(
+    scheme: str, gate: Any, eventually: Any
+) -> None:
+    @al.remote(num_cpus=2)
+    def hold() -> None:
+        gate.hold()
+
+    async with cluster(nodes=2, num_cpus=2, scheme=scheme) as made, AsyncExitStack() as stack:
+        runtime = await made.connect(made.nodes[1], stack)
+        token = current_runtime.set(runtime)
+        held = hold.options(scheduling_strategy=al.NodeAffinityStrategy(made.nodes[1].id)).remote()
+        await gate.arrived()
+        await al.placement_group([{"CPU": 2}] * 2, strategy="STRICT_SPREAD")
+        turns = made.nodes[1].node.table.turns
+
+        async def is_kept() -> bool:
+            return turns.groups_wait
+
+        async def is_over() -> bool:
+            return not turns.keeps
+
+        await eventually(is_kept)
+        await made.kill_node(made.nodes[0])
+        await eventually(is_over)
+        gate.open()
+        await al.get(held, timeout=20)
+        current_runtime.reset(token)
+
+
 async def test_a_request_that_fits_no_bundle_is_refused_at_once(three: Cluster) -> None:
     group = await al.placement_group([{"CPU": 1}])
     inside = al.PlacementGroupStrategy(group)

@@ -383,6 +383,33 @@ class LeaseMachine(RuleBasedStateMachine):
         assert all(lease.owner == owner for lease in lost)
         assert all(each.owner != owner for each in [*self.table.held.values(), *self.table.waiting.values()])
 
+    @rule(group=st.sampled_from("gh"), cpus=st.integers(0, 3), x=st.integers(0, 2))
+    def keep(self, group: str, cpus: int, x: int) -> None:
+        """A group waits, or does not any more."""
+        before = set(self.table.waiting)
+        self.table.turns.keep(group, some(cpus, x=x))
+        self.granted(before, self.table.grant())
+        kept = self.table.turns.kept()
+        assert self.table.free_now().fits(kept)
+
+    @precondition(lambda self: self.table.turns.keeps)
+    @rule(data=st.data(), whole=st.booleans())
+    def claim(self, data: st.DataObject, whole: bool) -> None:
+        """A group takes what it waits for, or some of it."""
+        group = data.draw(st.sampled_from(sorted(self.table.turns.keeps)))
+        size = self.table.turns.keeps[group].size
+        self.number += 1
+        before = set(self.table.waiting)
+        size = size if whole else size.only("x")
+        if self.table.claim(LeaseRequest(self.number, "a", size, size, "bundle"), group):
+            self.table.turns.took(group)
+            self.granted(before, self.table.grant())
+        assert self.number not in self.table.waiting
+
+    @rule(group=st.sampled_from("gh"))
+    def give_back(self, group: str) -> None:
+        self.table.turns.gave_back(group)
+
     @rule()
     def ask_back(self) -> None:
         found = wanted_back(self.table, self.number)
@@ -416,6 +443,8 @@ class LeaseMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "table"):
+            for group in "gh":
+                self.table.turns.keep(group, NOTHING)
             for owner in "ab":
                 self.table.owner_lost(owner)
             assert self.table.free_now() == self.table.total and not self.table.waiting
