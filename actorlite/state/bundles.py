@@ -361,7 +361,8 @@ class GroupBook:
             return self._keep()
         commands: list[Command] = []
         head: Group | None = None
-        self._keeper = ""
+        self._keeper = rooms.kept_for = ""
+        rooms.kept = {}
         full: set[tuple[object, ...]] = set()
         """Shapes that there is no room for: once one is known, the others of the kind need not look."""
         held: set[tuple[object, ...]] = set()
@@ -382,7 +383,8 @@ class GroupBook:
                 full.add(kind)
             if not self._keeper and (group.placed or kind not in held):
                 if group.find_kept(rooms.obtainable(name)):
-                    self._keeper = name
+                    self._keeper = rooms.kept_for = name
+                    rooms.kept = group.kept
                 elif not group.placed:
                     held.add(kind)
             if head is None and not self._is_impossible(group):

@@ -218,6 +218,7 @@ class SimNode:
             refusal, _ = self.tables.prepare(command.group, command.epoch, command.bundles)
             group, epoch, free = command.group, command.epoch, self.table.free_now()
             self.answers.append(lambda: book.prepared(group, epoch, self.id, free, refusal))
+            self.said = None  # the coordinator knows more than was said last
         elif isinstance(command, Commit):
             assert self.tables.reservations.commit(command.group, command.epoch)
             group, epoch = command.group, command.epoch
