@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from actorlite.errors import BundleMoved
 from actorlite.resources import ResourceSet
 from actorlite.state.devices import Share
-from actorlite.state.leases import HeldLease, LeaseTable
+from actorlite.state.leases import BUNDLE, HeldLease, LeaseTable
 from actorlite.state.queues import LeaseRequest
 from actorlite.state.reservations import Reservations, Reserved
 
@@ -40,27 +40,26 @@ class Tables:
         refusal = self.reservations.prepare(group, epoch, sizes, self.node.free_now())
         if refusal:
             return refusal, []
-        granted: list[LeaseRequest] = []
         for index, size in sizes:
             if (group, index) in self._rooms:
                 continue  # said twice
             number = self._number()
-            granted += self.node.request(
-                LeaseRequest(number, f"group {group}", size, size, "bundle", f"of group {group}")
-            )
-            lease = self.node.held.get(number)
-            if lease is None:
-                # It is kept for requests that have waited for long, or devices are shared in another way.
-                granted += self.node.withdraw(number) or []
-                granted += self.give_back(self.reservations.give_back(group, epoch))
-                return f"{size} is free, but others have waited for it", self._others(granted)
+            request = LeaseRequest(number, f"group {group}", size, size, BUNDLE, f"of group {group}")
+            if not self.node.claim(request, group):
+                # It is kept for others that have waited for long, or devices are shared in another way.
+                return f"{size} is free, but others have waited for it", self.give_back(
+                    self.reservations.give_back(group, epoch)
+                )
             self._rooms[group, index] = number
             bundle = self.reservations.all_of(group)[index]
-            bundle.table.devices.free = [part for _, part in lease.share]
-        return "", self._others(granted)
+            bundle.table.devices.free = [part for _, part in self.node.held[number].share]
+        self.node.turns.took(group)
+        return "", self.node.grant()
 
-    def _others(self, granted: Iterable[LeaseRequest]) -> list[LeaseRequest]:
-        return [request for request in granted if request.purpose != "bundle"]
+    def keep(self, group: str, size: ResourceSet) -> list[LeaseRequest]:
+        """A group waits for room; with no `size`, not any more."""
+        self.node.turns.keep(group, size)
+        return self.node.grant()
 
     def give_back(self, bundles: Iterable[Bundle]) -> list[LeaseRequest]:
         """The room of bundles that `reservations` has forgotten is the node's again; nothing runs in them any more."""
@@ -69,6 +68,7 @@ class Tables:
             for lease in bundle.table.held:
                 self._held.pop(lease, None)
             number = self._rooms.pop((bundle.group, bundle.index), None)
+            self.node.turns.gave_back(bundle.group)
             if number is not None:
                 granted += self.node.release(number)
         return granted

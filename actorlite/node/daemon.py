@@ -232,7 +232,9 @@ class Node:
         await self.members.join(address)
 
     def _view(self) -> NodeView:
-        return NodeView(self.options.process, self.options.total, self.table.free_now(), self.options.labels)
+        table, options = self.table, self.options
+        kept, lasting = table.turns.kept(), ResourceSet(table.turns.lasting)
+        return NodeView(options.process, options.total, table.free_now().less(kept), options.labels, kept, lasting)
 
     def _nodes_changed(self) -> None:
         self.desk.hopes.nodes_changed()

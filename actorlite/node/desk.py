@@ -97,7 +97,7 @@ class LeaseDesk:
                 continue
             asking = self._redirects.lease(peer, body, job, node) if node != here else self._lease_here(peer, body, job)
             stays = body.job is not None or body.purpose == "shared" or not self._members.views
-            if stays or (node == here and self.table.free_now().fits(needs)):
+            if stays or (node == here and self.table.free_now().less(self.table.turns.kept()).fits(needs)):
                 return await asking
             try:
                 return await unless_elsewhere(
@@ -235,6 +235,7 @@ class LeaseDesk:
         else:
             self.tables.take_back(record.lease)
             self.returns.begin_slice()
+            self._members.load_changed()
 
     def _release(self, number: int) -> None:
         self.grant(self.tables.release(number))

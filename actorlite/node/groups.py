@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from msgspec import structs
@@ -28,10 +28,10 @@ from actorlite.node.desk import LeaseDesk
 from actorlite.node.kept import KeptGroups, told
 from actorlite.node.members import Members, load_of, view_of
 from actorlite.node.records import Job, WorkerRecord
-from actorlite.resources import ResourceSet
+from actorlite.resources import NOTHING, ResourceSet
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
-from actorlite.state.bundles import Changed, Command, Commit, GroupBook, GroupSpec, GroupState, Prepare, Return
+from actorlite.state.bundles import Changed, Command, Commit, GroupBook, GroupSpec, GroupState, Keep, Prepare, Return
 from actorlite.state.packing import Bundle
 from actorlite.state.scheduling import NodeView
 from actorlite.wire.groups import (
@@ -43,10 +43,12 @@ from actorlite.wire.groups import (
     GroupInfo,
     Groups,
     GroupShape,
+    KeepRoom,
     PrepareBundles,
     RemoveGroup,
     ReturnBundles,
 )
+from actorlite.wire.messages import encode
 from actorlite.wire.requests import Yes
 
 logger = logging.getLogger("actorlite.node")
@@ -100,6 +102,29 @@ class GroupKeeper:
             return False
         self._desk.grant(tables.give_back(tables.reservations.give_back(group, epoch)))
         return True
+
+    def keep(self, group: str, size: ResourceSet) -> None:
+        """A group waits for room here; with no `size`, not any more."""
+        self._desk.grant(self._desk.tables.keep(group, size))
+        if size:
+            self._desk.returns.somebody_waits()
+
+    def tell(self, command: Keep) -> None:
+        """This node leads: have one keep room, this one or another."""
+        if command.node == self.view().node:
+            self.keep(command.group, command.size)
+        elif (peer := self._members.peer(command.node)) is not None:
+            peer.tell(encode(KeepRoom(command.group, command.size.pairs)))
+
+    def told(self, peer: Peer, message: KeepRoom, parts: Sequence[memoryview]) -> None:
+        """Handler, for the same."""
+        if peer.identity.process == self._members.leader:
+            self.keep(message.group, ResourceSet(message.size))
+
+    def nobody_leads(self) -> None:
+        """Who asked for room is gone."""
+        for group in list(self._desk.table.turns.keeps):
+            self.keep(group, NOTHING)
 
     async def give_back(self, body: ReturnBundles) -> BundlesDone:
         """Returns when what ran in them has ended."""
@@ -252,7 +277,7 @@ class Coordinator:
 
     def node_seen(self, view: NodeView) -> None:
         """Another node says what it has."""
-        self._perform(self._book.node_seen(view))
+        self._perform(self._book.node_seen(_for_groups(view)))
 
     def node_lost(self, node: ProcessId) -> None:
         self._perform(self._book.node_lost(node))
@@ -275,7 +300,7 @@ class Coordinator:
     # --- inside
 
     def _look_here(self) -> None:
-        self._perform(self._book.node_seen(self._keeper.view()))
+        self._perform(self._book.node_seen(_for_groups(self._keeper.view())))
 
     def _watch(self) -> None:
         """Hear of changes here only while that could help somebody."""
@@ -294,6 +319,8 @@ class Coordinator:
                     self._changed(command)
                 elif isinstance(command, Return):
                     self._end(command)
+                elif isinstance(command, Keep):
+                    self._keeper.tell(command)
                 elif command.node == self._hub.identity.process:
                     self._todo.extend(self._here(command))
                 else:
@@ -317,7 +344,7 @@ class Coordinator:
         group, epoch, node = command.group, command.epoch, command.node
         if isinstance(command, Prepare):
             refusal = self._keeper.prepare(group, epoch, command.bundles)
-            return self._book.prepared(group, epoch, node, self._keeper.view().free, refusal)
+            return self._book.prepared(group, epoch, node, _for_groups(self._keeper.view()).free, refusal)
         self._keeper.commit(group, epoch)
         return self._book.committed(group, epoch, node)
 
@@ -333,7 +360,7 @@ class Coordinator:
                 return
             done = BundlesDone(load_of(view), str(error))
         if isinstance(command, Prepare):
-            free = view_of(command.node, done.load).free
+            free = _for_groups(view_of(command.node, done.load)).free
             self._perform(self._book.prepared(command.group, command.epoch, command.node, free, done.refusal))
         else:
             self._perform(self._book.committed(command.group, command.epoch, command.node))
@@ -365,7 +392,7 @@ class Coordinator:
         if node == self._hub.identity.process:
             self._look_here()
         elif node in self._members.views:
-            self._perform(self._book.node_seen(view_of(node, done.load)))
+            self._perform(self._book.node_seen(_for_groups(view_of(node, done.load))))
         self._watch()
 
     def __repr__(self) -> str:
@@ -397,6 +424,7 @@ class GroupDesk:
         members.on_view = self._seen
         members.on_back.append(self._node_back)
         desk.inside.created = self.created
+        handlers.on_messages({KeepRoom: self.keeper.told})
         handlers.on_requests(
             {
                 CreateGroup: self._create,
@@ -436,6 +464,7 @@ class GroupDesk:
             self.coordinator.node_lost(node)
         elif node == self._members.leader:
             self._unled = self.keeper.attempts
+            self.keeper.nobody_leads()
 
     def _node_back(self, node: ProcessId) -> None:
         """The leading node was cut off: it has given up what was reserved here, and will ask for it anew."""
@@ -542,6 +571,11 @@ class GroupDesk:
 def detached_among(groups: Groups) -> tuple[GroupInfo, ...]:
     """Those that are there, and do not end with a session."""
     return tuple([each for each in groups.groups if each.detached and each.state != GroupState.REMOVED.value])
+
+
+def _for_groups(view: NodeView) -> NodeView:
+    """As the coordinator sees it: what is kept for groups is free."""
+    return replace(view, free=view.free.release(view.kept), kept=NOTHING) if view.kept else view
 
 
 def _spec(shape: GroupShape) -> GroupSpec:

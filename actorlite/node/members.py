@@ -28,13 +28,14 @@ def load_of(view: NodeView) -> NodeLoad:
     """As it travels."""
     total, free = view.total, view.free
     more = tuple([(name, units, free.units_of(name)) for name, units in total.items() if name != CPU])
-    return NodeLoad(total.units_of(CPU), free.units_of(CPU), more, tuple(view.labels.items()))
+    labels = tuple(view.labels.items())
+    return NodeLoad(total.units_of(CPU), free.units_of(CPU), more, labels, view.kept.pairs, view.lasting.pairs)
 
 
 def view_of(node: ProcessId, load: NodeLoad) -> NodeView:
     total = ResourceSet({CPU: load.total, **{name: units for name, units, _ in load.more}})
     free = ResourceSet({CPU: load.free, **{name: units for name, _, units in load.more}})
-    return NodeView(node, total, free, dict(load.labels))
+    return NodeView(node, total, free, dict(load.labels), ResourceSet(load.kept), ResourceSet(load.lasting))
 
 
 SAY_LOAD_S = 0.01

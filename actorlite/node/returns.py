@@ -64,7 +64,8 @@ class Returns:
 
     def begin_slice(self) -> None:
         """If somebody waits, or what was lent is used twice."""
-        if self._slice is None and (self._table.waiting or self._table.free.get(CPU, 0) < 0):
+        table = self._table
+        if self._slice is None and (table.waiting or table.turns.groups_wait or table.free.get(CPU, 0) < 0):
             self._slice = asyncio.get_running_loop().call_later(SLICE_S, self._end_slice)
 
     def close(self) -> None:

@@ -15,10 +15,13 @@ SOON = 3
 
 def wanted_back(table: LeaseTable, latest: int) -> list[HeldLease]:
     """Leases of tasks that are to come back when what runs has ended: for requests up to number `latest`, which wait
-    for them, and for what was lent and is used twice. Each lease is named once.
+    for them, for placement groups, and for what was lent and is used twice. Each lease is named once.
     """
     found = _Asking(table)
     found.make_good()
+    for keep in table.turns.keeps.values():
+        if not keep.taken:
+            found.make_room(keep.size, lambda lease: True)
     for shape in list(table.room.shapes.values()):
         for requests in shape.jobs.values():
             first = next(iter(requests.values()))
@@ -59,15 +62,13 @@ class _Asking:
 
     def serve(self, request: LeaseRequest) -> None:
         """For a request that waits. Of the same shape an owner gets no more than others have."""
-        free = self._table.free
-        missing = {
-            name: units - free.get(name, 0)
-            for name, units in request.needs.items()
-            if units > free.get(name, 0) + self._coming[name]
-        }
         mine = self._counts[request.owner, request.needs]
-        missing = {name: units - self._coming[name] for name, units in missing.items()}
-        self._cover(missing, lambda lease: self._is_fair(lease, request, mine))
+        self.make_room(request.needs, lambda lease: self._is_fair(lease, request, mine))
+
+    def make_room(self, needs: ResourceSet, fair: Callable[[HeldLease], bool]) -> None:
+        free, coming = self._table.free, self._coming
+        missing = {name: units - free.get(name, 0) - coming[name] for name, units in needs.items()}
+        self._cover({name: units for name, units in missing.items() if units > 0}, fair)
 
     def _is_fair(self, lease: HeldLease, request: LeaseRequest, mine: int) -> bool:
         if lease.request.needs != request.needs:

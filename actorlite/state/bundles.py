@@ -6,6 +6,9 @@ them back. So nobody holds some of what he needs while he waits for the rest, an
 
 Groups wait in the order in which they came, those that lost bundles with a node before new ones. One that finds no room
 does not hold up those behind it; but from then on they get only what leaves the place that was marked for it.
+
+So that tasks do not go past it for ever, nodes keep what they return for the first group that needs no more than that:
+on all the nodes that it waits for, or on none. Else what one keeps could be what a task on another one waits for.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from enum import Enum
 from actorlite.ids import ProcessId
 from actorlite.resources import ResourceSet
 from actorlite.state.packing import STRICT_PACK, STRICT_SPREAD, Bundle, Room, place
-from actorlite.state.rooms import NOTHING, NodeRooms
+from actorlite.state.rooms import NOTHING, Amounts, NodeRooms
 from actorlite.state.scheduling import MAX_TOLD, NodeView
 
 
@@ -68,6 +71,15 @@ class Return:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Tell a node that a group waits for room there: as much as this, now; with nothing, not any more."""
+
+    node: ProcessId
+    group: str
+    size: ResourceSet = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
 class Changed:
     """A group has another state."""
 
@@ -75,7 +87,7 @@ class Changed:
     state: GroupState
 
 
-Command = Prepare | Commit | Return | Changed
+Command = Prepare | Commit | Return | Keep | Changed
 
 
 @dataclass(slots=True)
@@ -113,6 +125,10 @@ class Group:
     """The version of the room in which there was none for it."""
     impossible: int = -1
     """The version of the nodes that would be too small for it even if they were empty."""
+    kept: Amounts = field(default_factory=dict)
+    """What nodes are to keep for it; they are told so while it waits and it is its turn."""
+    kept_of: list[int] = field(default_factory=list)
+    """The bundles that this is for."""
 
     @property
     def missing(self) -> list[int]:
@@ -139,6 +155,21 @@ class Group:
         found = place(bundles, spec.strategy, rooms, [where.node for where in self.placed.values()])
         return None if found is None else dict(zip(missing, found, strict=True))
 
+    def find_kept(self, rooms: Mapping[ProcessId, Room]) -> bool:
+        """Choose what nodes are to keep: what they kept already, as long as that will do. False when nothing will."""
+        chosen = self.kept and self.kept_of == self.missing
+        if chosen and all(node in rooms and rooms[node].free.fits(size) for node, size in self.kept.items()):
+            return True
+        places = self.find_places(rooms)
+        self.kept_of = [] if places is None else list(places)
+        self.kept = self.amounts(places or {})
+        return places is not None
+
+    def amounts(self, places: Mapping[int, ProcessId]) -> Amounts:
+        """What its bundles take of nodes."""
+        nodes = dict.fromkeys(places.values())
+        return {node: self._sum([index for index, where in places.items() if where == node]) for node in nodes}
+
     def _sum(self, indices: list[int]) -> ResourceSet:
         total = NOTHING
         for index in indices:
@@ -154,6 +185,10 @@ class GroupBook:
         self.rooms = NodeRooms()
         self._waiting: dict[str, Group] = {}
         """Those with missing bundles and no attempt under way."""
+        self._kept: dict[str, Amounts] = {}
+        """What nodes were told to keep, by group."""
+        self._keeper = ""
+        """The group among those who wait that they keep room for."""
         self._epoch = 0
         self._count = 0
         self._looked = 0
@@ -174,6 +209,9 @@ class GroupBook:
         if not self.rooms.lost(node):
             return []
         commands: list[Command] = []
+        self._kept = {
+            name: {each: size for each, size in told.items() if each != node} for name, told in self._kept.items()
+        }
         for group in list(self.groups.values()):
             group.refusals.pop(node, None)
             if group.attempt is not None and node in group.attempt.places.values():
@@ -225,7 +263,7 @@ class GroupBook:
         for index, where in attempt.places.items():
             group.placed[index] = Placed(where, epoch)
         if not group.missing:
-            return _set(group, GroupState.CREATED)
+            return _set(group, GroupState.CREATED) + self._keep()
         self._waiting[name] = group  # it lost more meanwhile
         group.looked = self._looked = -1
         return self._advance()
@@ -320,11 +358,15 @@ class GroupBook:
         """Begin an attempt for each group that there is room for."""
         rooms = self.rooms
         if rooms.version == self._looked:
-            return []
+            return self._keep()
         commands: list[Command] = []
         head: Group | None = None
+        self._keeper = rooms.kept_for = ""
+        rooms.kept = {}
         full: set[tuple[object, ...]] = set()
         """Shapes that there is no room for: once one is known, the others of the kind need not look."""
+        held: set[tuple[object, ...]] = set()
+        """Shapes that there will be no room for when tasks end."""
         for group in sorted(self._waiting.values(), key=lambda each: each.turn):
             name = group.spec.group
             if head is None and rooms.marked_for not in ("", name) and not self._is_impossible(group):
@@ -339,12 +381,32 @@ class GroupBook:
                 continue
             if plain:
                 full.add(kind)
+            if not self._keeper and (group.placed or kind not in held):
+                if group.find_kept(rooms.obtainable(name)):
+                    self._keeper = rooms.kept_for = name
+                    rooms.kept = group.kept
+                elif not group.placed:
+                    held.add(kind)
             if head is None and not self._is_impossible(group):
                 head = group
                 self._mark(group)
         if head is None:
             rooms.unmark()
         self._looked = rooms.version
+        return commands + self._keep()
+
+    def _keep(self) -> list[Command]:
+        """Tell nodes what they are to keep; what is kept for an attempt under way stays until that has done."""
+        commands: list[Command] = []
+        for name in dict.fromkeys((*self._kept, self._keeper)):
+            group = self.groups.get(name)
+            waits = group is not None and (name == self._keeper or group.attempt is not None) and group.missing
+            kept = group.kept if group is not None and waits else {}
+            told = self._kept.pop(name, {})
+            commands += [Keep(node, name) for node in told if node not in kept]
+            commands += [Keep(node, name, size) for node, size in kept.items() if told.get(node) != size]
+            if kept:
+                self._kept[name] = kept
         return commands
 
     def _find(self, group: Group) -> dict[int, ProcessId] | None:
@@ -371,14 +433,14 @@ class GroupBook:
         return commands
 
     def _mark(self, group: Group) -> None:
-        """Choose the room that it waits for: where only leases are in the way, else where the fewest groups are."""
-        if self.rooms.marked_for == group.spec.group:
-            return
-        places = group.find_places(self.rooms.without_leases()) or group.find_places(self._emptied(group)) or {}
-        marked: dict[ProcessId, ResourceSet] = {}
-        for index, node in places.items():
-            marked[node] = marked.get(node, NOTHING).release(group.spec.bundles[index].needs)
-        self.rooms.mark(group.spec.group, marked)
+        """Choose the room that it waits for: where it is kept for it, where only leases are in the way, or else where
+        the fewest groups are."""
+        name = group.spec.group
+        if self._keeper == name:
+            self.rooms.mark(name, group.kept)
+        elif self.rooms.marked_for != name:
+            places = group.find_places(self.rooms.without_leases()) or group.find_places(self._emptied(group)) or {}
+            self.rooms.mark(name, group.amounts(places))
 
     def _emptied(self, group: Group) -> dict[ProcessId, Room]:
         """Nodes as they would be without anything but this group's own bundles."""

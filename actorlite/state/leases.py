@@ -5,8 +5,8 @@ CPU to start and holds none (Ray, R-6). A task that waits for others lends its C
 taken back at once, so that `free` may be negative for a while.
 
 Jobs take turns. Within a job the older request goes first, but one that does not fit holds up none of another shape,
-until others have overtaken it `PATIENCE` times: then what it needs is kept for it as it becomes free, as far as those
-who hold it will return it. So nothing that fits the node waits for ever.
+until others have overtaken it so often (`state.turns`): then what it needs is kept for it as it becomes free, as far as
+those who hold it will return it. So nothing that fits the node waits for ever.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from actorlite.resources import CPU, GPU, UNITS_PER_ONE, Pairs, ResourceSet
 from actorlite.state.devices import Devices, Share
 from actorlite.state.queues import LeaseRequest, Shape, WaitingRoom
+from actorlite.state.turns import Reserved, Turns
 
-PATIENCE = 16
-"""How many grants of other shapes may go past a request before it is served first."""
+BUNDLE = "bundle"
+"""The purpose of a lease that is a bundle of a placement group."""
 
 
 @dataclass(slots=True)
@@ -61,8 +62,7 @@ class LeaseTable:
         self.devices = Devices(total.units_of(GPU) // UNITS_PER_ONE)
         self.held: dict[int, HeldLease] = {}
         self.room = WaitingRoom()
-        self._pressing: dict[ResourceSet, None] = {}
-        """Shapes that were overtaken too often, the first of them first."""
+        self.turns = Turns(total, self.free, self.devices)
 
     # --- what is asked of it
 
@@ -73,7 +73,15 @@ class LeaseTable:
     def request(self, request: LeaseRequest) -> list[LeaseRequest]:
         """Queue a request; returns the requests granted now."""
         self.room.add(request)
-        return self._grant()
+        return self.grant()
+
+    def claim(self, request: LeaseRequest, group: str) -> bool:
+        """Grant a request of a placement group now, or not at all."""
+        if not self.turns.may(request.needs, group, self.turns.reservations()):
+            return False
+        self._hold(request)
+        self.turns.overtaken(request, self.room.shapes.values(), self._able(self.turns.reservations()))
+        return True
 
     def withdraw(self, number: int) -> list[LeaseRequest] | None:
         """Forget a request; returns the requests granted now, or None when it was not waiting (any more)."""
@@ -81,7 +89,7 @@ class LeaseTable:
         if request is None:
             return None
         self._forget(request)
-        return self._grant()
+        return self.grant()
 
     def release(self, number: int) -> list[LeaseRequest]:
         """Return a lease; idempotent. Returns the requests granted now."""
@@ -89,23 +97,27 @@ class LeaseTable:
         if lease is None:
             return []
         self._free(lease)
-        return self._grant()
+        return self.grant()
 
     def lend(self, number: int) -> list[LeaseRequest]:
         """The lease's task waits for others: its CPU is free, and nothing else. Returns the requests granted now."""
         lease = self.held.get(number)
         if lease is None or lease.lent:
             return []
+        self._weigh(lease, -1)
         lease.lent = True
+        self._weigh(lease, 1)
         if units := lease.request.holds.units_of(CPU):
             self.free[CPU] += units
-        return self._grant()
+        return self.grant()
 
     def take_back(self, number: int) -> None:
         """The lease's task goes on."""
         lease = self.held.get(number)
         if lease is not None and lease.lent:
+            self._weigh(lease, -1)
             lease.lent = False
+            self._weigh(lease, 1)
             if units := lease.request.holds.units_of(CPU):
                 self.free[CPU] -= units
 
@@ -117,7 +129,7 @@ class LeaseTable:
         for lease in lost:
             del self.held[lease.number]
             self._free(lease)
-        return lost, self._grant()
+        return lost, self.grant()
 
     # --- what it says
 
@@ -140,94 +152,68 @@ class LeaseTable:
     def check(self) -> None:
         """Raise `AssertionError` unless every unit is accounted for."""
         held: Counter[str] = Counter()
+        lasting: Counter[str] = Counter()
         for lease in self.held.values():
             for name, units in lease.taken():
                 held[name] += units
+                lasting[name] += units if lease.stays or lease.lent else 0
         for name in {*self.free, *held}:
             if self.free.get(name, 0) + held[name] != self.total.units_of(name):
                 total = self.total.units_of(name)
                 raise AssertionError(f"{name}: free {self.free.get(name, 0)} + held {held[name]} is not {total}")
         if sum(self.devices.free) != self.free.get(GPU, 0):
             raise AssertionError(f"{self.devices!r} do not add up to {self.free.get(GPU, 0)}")
+        if lasting != self.turns.lasting + self.turns.bundled:
+            raise AssertionError(f"{dict(lasting)} is held by what lasts, {self.turns.lasting} is counted")
         self.room.check()
 
     # --- granting
 
-    def _grant(self) -> list[LeaseRequest]:
+    def grant(self) -> list[LeaseRequest]:
+        """Whatever can be granted now. For those who have changed `turns`."""
         granted: list[LeaseRequest] = []
         if not self.room.shapes:
             return granted
-        reserved = self._reservations() if self._pressing else {}
-        able = [shape for shape in self.room.shapes.values() if self._may(shape, reserved)]
+        turns = self.turns
+        reserved = turns.reservations()
+        able = self._able(reserved)
         while able:
-            request = self._give(able)
+            request = self.room.serve(able)
+            turns.pressing.pop(request.needs, None)
+            self._hold(request)
             granted.append(request)
-            if self._pressing:
-                reserved = self._reservations()
+            if turns.pressing:
+                reserved = turns.reservations()
             # What is free only becomes less, but a shape that was served keeps nothing from others any more.
-            around = self.room.shapes.values() if self._pressing or reserved else able
-            able = [shape for shape in around if shape.jobs and self._may(shape, reserved)]
-            self._overtaken(request, able)
+            able = self._able(reserved, None if turns.pressing or reserved else able)
+            turns.overtaken(request, self.room.shapes.values(), able)
         return granted
 
-    def _give(self, able: list[Shape]) -> LeaseRequest:
-        request = self.room.serve(able)
-        self._pressing.pop(request.needs, None)
+    def _able(self, reserved: Reserved, among: list[Shape] | None = None) -> list[Shape]:
+        """Shapes of which a request can be granted."""
+        shapes = self.room.shapes.values() if among is None else among
+        return [shape for shape in shapes if shape.jobs and self.turns.may(shape.needs, shape.needs, reserved)]
+
+    def _hold(self, request: LeaseRequest) -> None:
         for name, units in request.holds.items():
             self.free[name] -= units
-        self.held[request.number] = HeldLease(request, self.devices.take(request.holds.units_of(GPU)))
-        return request
+        lease = self.held[request.number] = HeldLease(request, self.devices.take(request.holds.units_of(GPU)))
+        self._weigh(lease, 1)
+
+    def _weigh(self, lease: HeldLease, sign: int) -> None:
+        """Count what a lease holds that may not end by itself."""
+        if lease.stays or lease.lent:
+            total = self.turns.bundled if lease.request.purpose == BUNDLE else self.turns.lasting
+            for name, units in lease.taken():
+                total[name] += sign * units
 
     def _forget(self, request: LeaseRequest) -> None:
         self.room.remove(request)
         if request.needs not in self.room.shapes:
-            self._pressing.pop(request.needs, None)
-
-    def _overtaken(self, granted: LeaseRequest, able: list[Shape]) -> None:
-        """Shapes that do not fit now, and want something of what was granted, have been overtaken once more."""
-        for shape in self.room.shapes.values():
-            if shape.needs == granted.needs or shape in able or not _overlap(shape.needs, granted.needs):
-                continue
-            shape.passed += 1
-            if shape.passed >= PATIENCE:
-                self._pressing.setdefault(shape.needs)
-
-    def _may(self, shape: Shape, reserved: Mapping[ResourceSet, Mapping[str, int]]) -> bool:
-        """Whether a request of this shape fits into what is free, and not kept for another one."""
-        for name, units in shape.needs.items():
-            if not self.devices.fits(units) if name == GPU else units > self.free.get(name, 0):
-                return False
-        for needs, kept in reserved.items():
-            if needs == shape.needs:
-                break  # it comes before the rest
-            if any(units > self.free[name] - kept[name] for name, units in shape.needs.items() if name in kept):
-                return False
-        return True
-
-    def _reservations(self) -> dict[ResourceSet, dict[str, int]]:
-        """What is kept, as far as it is free, for shapes that were overtaken too often: for each, with what is kept for
-        those before it. Only for those that will fit when all tasks return what they hold, but those that wait
-        themselves.
-        """
-        room = dict(self.total.items())
-        for lease in self.held.values():
-            if lease.stays or lease.lent:
-                for name, units in lease.taken():
-                    room[name] -= units
-        found: dict[ResourceSet, dict[str, int]] = {}
-        kept: dict[str, int] = {}
-        for needs in self._pressing:
-            if any(units > room.get(name, 0) for name, units in needs.items()):
-                continue
-            for name, units in needs.items():
-                # Whole devices come of keeping all who share one away.
-                units = room[name] if name == GPU and not self.devices.fits(units) else units
-                room[name] -= units
-                kept[name] = kept.get(name, 0) + units
-            found[needs] = dict(kept)
-        return found
+            self.turns.pressing.pop(request.needs, None)
 
     def _free(self, lease: HeldLease) -> None:
+        self._weigh(lease, -1)
         for name, units in lease.taken():
             self.free[name] += units
         self.devices.give(lease.share)
@@ -235,7 +221,3 @@ class LeaseTable:
     def __repr__(self) -> str:
         free = f"{{{self.free_now()}}} of {{{self.total}}}"
         return f"<LeaseTable free={free} held={len(self.held)} waiting={len(self.waiting)}>"
-
-
-def _overlap(one: ResourceSet, other: ResourceSet) -> bool:
-    return any(other.units_of(name) for name, _ in one.items())

@@ -33,6 +33,9 @@ class NodeRooms:
         self.marked_for = ""
         """The group that waits for its turn."""
         self._marked: Amounts = {}
+        self.kept_for = ""
+        """The group that nodes keep room for, from tasks; those behind it leave that, too."""
+        self.kept: Amounts = {}
         self._unsaid: dict[ProcessId, ResourceSet] = {}
         """What was asked of a node that it has not answered: not yet missing from what it last said is free."""
 
@@ -43,7 +46,7 @@ class NodeRooms:
         if before is None or (before.total, before.labels) != (view.total, view.labels):
             self.node_version += 1
             self.version += 1
-        elif not before.free.fits(view.free):
+        elif not before.free.fits(view.free) or before.lasting != view.lasting:
             self.version += 1
         self.views[view.node] = view
 
@@ -79,6 +82,8 @@ class NodeRooms:
 
     def mark(self, group: str, amounts: Amounts) -> None:
         """From now on others get only what leaves this for the group."""
+        if self._marked and (self.marked_for, self._marked) != (group, amounts):
+            self.version += 1
         self.marked_for, self._marked = group, amounts
 
     def unmark(self) -> None:
@@ -88,15 +93,27 @@ class NodeRooms:
 
     def usable(self, node: ProcessId, group: str) -> ResourceSet:
         """What a bundle of the group may use of a node now."""
-        free = self._free(node)
-        marked = self._marked.get(node)
-        if marked is None or self.marked_for == group:
-            return free
-        return free.at_most(self.views[node].total.less(self.held[node]).less(marked))
+        return self._beside(node, group, self._free(node))
+
+    def obtainable(self, group: str) -> dict[ProcessId, Room]:
+        """Nodes as they would be for the group if all tasks ended, but those that wait for others."""
+        found: dict[ProcessId, Room] = {}
+        for node, view in self.views.items():
+            left = view.total.less(self.held[node]).less(view.lasting)
+            found[node] = Room(self._beside(node, group, left), view.labels)
+        return found
 
     def without_leases(self) -> dict[ProcessId, Room]:
         """Nodes as they would be if only bundles took room."""
         return {view.node: Room(view.total.less(self.held[view.node]), view.labels) for view in self.views.values()}
+
+    def _beside(self, node: ProcessId, group: str, room: ResourceSet) -> ResourceSet:
+        """What of this leaves the room that is marked, or kept, for another group."""
+        for name, amounts in ((self.marked_for, self._marked), (self.kept_for, self.kept)):
+            if name != group and node in amounts:
+                view = self.views[node]
+                room = room.at_most(view.total.less(self.held[node]).less(view.lasting).less(amounts[node]))
+        return room
 
     def _free(self, node: ProcessId) -> ResourceSet:
         return self.views[node].free.less(self._unsaid[node])

@@ -39,6 +39,10 @@ class NodeView:
     total: ResourceSet
     free: ResourceSet
     labels: Mapping[str, str] = field(default_factory=dict)
+    kept: ResourceSet = ResourceSet()
+    """Free, too, but for placement groups only."""
+    lasting: ResourceSet = ResourceSet()
+    """Held by what may not end by itself: actors, and tasks that wait for others."""
 
     @property
     def use(self) -> float:

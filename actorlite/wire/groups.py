@@ -105,6 +105,13 @@ class ReturnBundles(_GroupMessage, tag=156, frozen=True):
     """Whether the group is gone; else only this attempt."""
 
 
+class KeepRoom(_GroupMessage, tag=157, frozen=True):
+    """The leading node has a group wait for room; with no `size`, not any more. Nobody answers."""
+
+    group: str
+    size: Pairs = ()
+
+
 class GroupInfo(_GroupMessage, tag=160, frozen=True):
     shape: GroupShape
     state: str

@@ -54,6 +54,7 @@ from actorlite.wire.groups import (
     DescribeGroups,
     GroupInfo,
     Groups,
+    KeepRoom,
     PrepareBundles,
     RemoveGroup,
     ReturnBundles,
@@ -303,6 +304,7 @@ Message = (
     | Chunk
     | Capacity
     | PlaceObjects
+    | KeepRoom
 )
 
 encode = msgspec.msgpack.Encoder().encode

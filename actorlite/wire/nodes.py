@@ -33,6 +33,10 @@ class NodeLoad(_NodeMessage, tag=70, frozen=True):
     more: tuple[tuple[str, int, int], ...] = ()
     """Other resources: name, in all, and free."""
     labels: tuple[tuple[str, str], ...] = ()
+    kept: tuple[tuple[str, int], ...] = ()
+    """Free, too, but for placement groups only."""
+    lasting: tuple[tuple[str, int], ...] = ()
+    """Held by what may not end by itself."""
 
 
 class ProcessEnded(_NodeMessage, tag=71, frozen=True):

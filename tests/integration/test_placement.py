@@ -137,6 +137,34 @@ async def test_a_pending_group_gets_what_tasks_return(three: Cluster, gate: Any)
     assert await group.wait(20)
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+async def test_tasks_that_keep_coming_do_not_starve_a_group(scheme: str, nodes: int) -> None:
+    """It needs all nodes, which are never free by themselves."""
+
+    @al.remote
+    async def short() -> None:
+        await asyncio.sleep(0.01)
+
+    async def stream() -> None:
+        while True:
+            await short()
+
+    async with cluster(nodes=nodes, num_cpus=2, scheme=scheme) as made:
+        streams = [asyncio.ensure_future(stream()) for _ in range(8 * nodes)]
+        try:
+            await al.get([short.remote() for _ in range(8)], timeout=20)
+            group = await al.placement_group([{"CPU": 2}] * nodes, strategy="STRICT_SPREAD")
+            await group.ready(30)
+            assert not any(each.done() for each in streams)
+            await al.remove_placement_group(group)
+            await al.get([short.remote() for _ in range(8)], timeout=20)
+        finally:
+            for each in streams:
+                each.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
+        assert not any(node.node.table.turns.keeps for node in made.nodes)
+
+
 async def test_removal_ends_what_runs_and_what_waits(three: Cluster, eventually: Any) -> None:
     group = await al.placement_group([{"CPU": 1}])
     await group.ready(10)
@@ -445,6 +473,35 @@ async def test_without_the_leading_node_groups_stay_but_none_is_made(scheme: str
         await made.kill_node(made.nodes[0])
         with pytest.raises(errors.ControlUnavailable, match="the node that leads the cluster is gone"):
             await al.placement_group([{"CPU": 1}])
+        current_runtime.reset(token)
+
+
+async def test_nothing_is_kept_for_a_group_when_the_leading_node_is_gone(
+    scheme: str, gate: Any, eventually: Any
+) -> None:
+    @al.remote(num_cpus=2)
+    def hold() -> None:
+        gate.hold()
+
+    async with cluster(nodes=2, num_cpus=2, scheme=scheme) as made, AsyncExitStack() as stack:
+        runtime = await made.connect(made.nodes[1], stack)
+        token = current_runtime.set(runtime)
+        held = hold.options(scheduling_strategy=al.NodeAffinityStrategy(made.nodes[1].id)).remote()
+        await gate.arrived()
+        await al.placement_group([{"CPU": 2}] * 2, strategy="STRICT_SPREAD")
+        turns = made.nodes[1].node.table.turns
+
+        async def is_kept() -> bool:
+            return turns.groups_wait
+
+        async def is_over() -> bool:
+            return not turns.keeps
+
+        await eventually(is_kept)
+        await made.kill_node(made.nodes[0])
+        await eventually(is_over)
+        gate.open()
+        await al.get(held, timeout=20)
         current_runtime.reset(token)
 
 

@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from actorlite.resources import CPU, GPU, NOTHING, ONE_CPU, UNITS_PER_ONE, ResourceSet
 from actorlite.state.asking import wanted_back
-from actorlite.state.leases import PATIENCE, LeaseTable
+from actorlite.state.leases import LeaseTable
 from actorlite.state.queues import LeaseRequest
+from actorlite.state.turns import PATIENCE
 
 ONE = UNITS_PER_ONE
 HISTORIES = int(os.environ.get("ACTORLITE_HISTORIES", "20"))
@@ -382,6 +383,33 @@ class LeaseMachine(RuleBasedStateMachine):
         assert all(lease.owner == owner for lease in lost)
         assert all(each.owner != owner for each in [*self.table.held.values(), *self.table.waiting.values()])
 
+    @rule(group=st.sampled_from("gh"), cpus=st.integers(0, 3), x=st.integers(0, 2))
+    def keep(self, group: str, cpus: int, x: int) -> None:
+        """A group waits, or does not any more."""
+        before = set(self.table.waiting)
+        self.table.turns.keep(group, some(cpus, x=x))
+        self.granted(before, self.table.grant())
+        kept = self.table.turns.kept()
+        assert self.table.free_now().fits(kept)
+
+    @precondition(lambda self: self.table.turns.keeps)
+    @rule(data=st.data(), whole=st.booleans())
+    def claim(self, data: st.DataObject, whole: bool) -> None:
+        """A group takes what it waits for, or some of it."""
+        group = data.draw(st.sampled_from(sorted(self.table.turns.keeps)))
+        size = self.table.turns.keeps[group].size
+        self.number += 1
+        before = set(self.table.waiting)
+        size = size if whole else size.only("x")
+        if self.table.claim(LeaseRequest(self.number, "a", size, size, "bundle"), group):
+            self.table.turns.took(group)
+            self.granted(before, self.table.grant())
+        assert self.number not in self.table.waiting
+
+    @rule(group=st.sampled_from("gh"))
+    def give_back(self, group: str) -> None:
+        self.table.turns.gave_back(group)
+
     @rule()
     def ask_back(self) -> None:
         found = wanted_back(self.table, self.number)
@@ -409,12 +437,14 @@ class LeaseMachine(RuleBasedStateMachine):
         for lease in table.held.values():
             whole = lease.request.holds.units_of(GPU) >= ONE
             assert all(users[index] == 1 for index, _ in lease.share if whole), "a whole device is not shared"
-        if not table._pressing:
+        if not table.turns.pressing:
             for request in table.waiting.values():
                 assert not fits(table, request), "it fits and waits"
 
     def teardown(self) -> None:
         if hasattr(self, "table"):
+            for group in "gh":
+                self.table.turns.keep(group, NOTHING)
             for owner in "ab":
                 self.table.owner_lost(owner)
             assert self.table.free_now() == self.table.total and not self.table.waiting

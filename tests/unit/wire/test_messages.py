@@ -63,6 +63,7 @@ from actorlite.wire.groups import (
     Groups,
     GroupShape,
     InGroup,
+    KeepRoom,
     Place,
     PrepareBundles,
     RemoveGroup,
@@ -598,7 +599,7 @@ GOLDEN = {
     ),
     "node load": (
         NodeLoad(40_000, 10_000),
-        "9546cd9c40cd27109090",
+        "9746cd9c40cd271090909090",
     ),
     "process ended": (
         ProcessEnded("0011223344556677", "job-1"),
@@ -622,7 +623,7 @@ GOLDEN = {
     ),
     "join node": (
         Request(1, JoinNode(NodeLoad(40_000, 10_000))),
-        "93280192cc879546cd9c40cd27109090",
+        "93280192cc879746cd9c40cd271090909090",
     ),
     "has object": (
         Request(1, HasObject("w-1")),
@@ -630,11 +631,11 @@ GOLDEN = {
     ),
     "known nodes": (
         Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",))),
-        "95290194cc919546cd9c40cd2710909091a87564733a2f2f2f6ea0a0a0",
+        "95290194cc919746cd9c40cd27109090909091a87564733a2f2f2f6ea0a0a0",
     ),
     "known nodes and their leader": (
         Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",), "0011223344556677")),
-        "95290194cc919546cd9c40cd2710909091a87564733a2f2f2f6eb030303131323233333434353536363737a0a0",
+        "95290194cc919746cd9c40cd27109090909091a87564733a2f2f2f6eb030303131323233333434353536363737a0a0",
     ),
     "claim a name": (
         Request(7, ClaimName("actor", "space", "hits", ACTOR, b"entry")),
@@ -733,6 +734,18 @@ GOLDEN = {
         Request(7, ReturnBundles("g-1", 3, True)),
         "93280794cc9ca3672d3103c3",
     ),
+    "keep room": (
+        KeepRoom("g-1", (("CPU", 10_000),)),
+        "93cc9da3672d319192a3435055cd2710",
+    ),
+    "keep room, not any more": (
+        KeepRoom("g-1"),
+        "93cc9da3672d3190",
+    ),
+    "node load, kept and lasting": (
+        NodeLoad(40_000, 10_000, (), (), (("CPU", 10_000),), (("x", 5_000),)),
+        "9746cd9c40cd271090909192a3435055cd27109192a178cd1388",
+    ),
     "group": (
         Response(7, GroupInfo(SHAPE, "PENDING", "no room", ("n1", ""), True, ("PENDING",))),
         "95290797cca096a3672d31929192a3435055cd27109192a3475055cd1388a6535052454144a467616e67a26e73929192a47a"
@@ -744,7 +757,7 @@ GOLDEN = {
     ),
     "bundles done": (
         Response(7, BundlesDone(NodeLoad(40_000, 10_000), "no room")),
-        "95290793cca29546cd9c40cd27109090a76e6f20726f6f6da0a0",
+        "95290793cca29746cd9c40cd271090909090a76e6f20726f6f6da0a0",
     ),
 }
 HANDSHAKE = ("hello", "challenge", "proof", "welcome", "refused")
