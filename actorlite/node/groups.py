@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from msgspec import structs
 
 from actorlite.errors import (
     ActorliteError,
-    BundleMoved,
     ConnectionLost,
     ControlUnavailable,
     PlacementGroupError,
@@ -27,7 +26,8 @@ from actorlite.labels import ANY_LABELS, LabelSelector
 from actorlite.node.desk import LeaseDesk
 from actorlite.node.kept import KeptGroups, told
 from actorlite.node.members import Members, load_of, view_of
-from actorlite.node.records import Job, WorkerRecord
+from actorlite.node.records import Job
+from actorlite.node.reserving import GroupKeeper
 from actorlite.resources import NOTHING, ResourceSet
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
@@ -48,7 +48,6 @@ from actorlite.wire.groups import (
     RemoveGroup,
     ReturnBundles,
 )
-from actorlite.wire.messages import encode
 from actorlite.wire.requests import Yes
 
 logger = logging.getLogger("actorlite.node")
@@ -70,87 +69,6 @@ class _Record:
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     """Those who wait until it is created, or removed."""
     history: list[str] = field(default_factory=list)
-
-
-class GroupKeeper:
-    """What the leading node asks of this one. Owned by the node; on the loop."""
-
-    def __init__(self, desk: LeaseDesk, members: Members, view: Callable[[], NodeView]) -> None:
-        self.view = view
-        """This node, now."""
-        self._desk = desk
-        self._members = members
-
-    def prepare(self, group: str, epoch: int, sizes: Sequence[tuple[int, ResourceSet]]) -> str:
-        """Why not, if it cannot."""
-        refusal, granted = self._desk.tables.prepare(group, epoch, sizes)
-        self._desk.grant(granted)
-        return refusal
-
-    def commit(self, group: str, epoch: int) -> str:
-        held = self._desk.tables.reservations.commit(group, epoch)
-        return "" if held else "there is nothing of it here"
-
-    async def commit_asked(self, body: CommitBundles) -> BundlesDone:
-        return self.done(self.commit(body.group, body.epoch))
-
-    def free(self, group: str, epoch: int) -> bool:
-        """Give back what nothing runs in; False, and nothing done, when something does."""
-        tables = self._desk.tables
-        mine = [each for each in tables.reservations.all_of(group).values() if each.epoch == epoch]
-        if any(waiting or held for waiting, held in map(tables.users_of, mine)):
-            return False
-        self._desk.grant(tables.give_back(tables.reservations.give_back(group, epoch)))
-        return True
-
-    def keep(self, group: str, size: ResourceSet) -> None:
-        """A group waits for room here; with no `size`, not any more."""
-        self._desk.grant(self._desk.tables.keep(group, size))
-        if size:
-            self._desk.returns.somebody_waits()
-
-    def tell(self, command: Keep) -> None:
-        """This node leads: have one keep room, this one or another."""
-        if command.node == self.view().node:
-            self.keep(command.group, command.size)
-        elif (peer := self._members.peer(command.node)) is not None:
-            peer.tell(encode(KeepRoom(command.group, command.size.pairs)))
-
-    def told(self, peer: Peer, message: KeepRoom, parts: Sequence[memoryview]) -> None:
-        """Handler, for the same."""
-        if peer.identity.process == self._members.leader:
-            self.keep(message.group, ResourceSet(message.size))
-
-    def nobody_leads(self) -> None:
-        """Who asked for room is gone."""
-        for group in list(self._desk.table.turns.keeps):
-            self.keep(group, NOTHING)
-
-    async def give_back(self, body: ReturnBundles) -> BundlesDone:
-        """Returns when what ran in them has ended."""
-        tables = self._desk.tables
-        bundles = tables.reservations.give_back(body.group, body.epoch)
-        what = "was removed" if body.removed else "has lost this bundle"
-        error = BundleMoved(f"its placement group {body.group} {what}")
-        ending: list[WorkerRecord] = []
-        for bundle in bundles:
-            ending += self._desk.evict(*tables.users_of(bundle), error, removed=body.removed)
-        try:
-            for record in ending:
-                await record.ended.wait()
-        finally:
-            self._desk.grant(tables.give_back(bundles))
-        return self.done()
-
-    @property
-    def attempts(self) -> set[tuple[str, int]]:
-        """Groups that have bundles here, and the attempts that placed those."""
-        return {(each.group, each.epoch) for each in self._desk.tables.reservations.all}
-
-    def done(self, refusal: str = "") -> BundlesDone:
-        """The answer to a leading node that is another one."""
-        self._members.load_changed(told_one=True)
-        return BundlesDone(load_of(self.view()), refusal)
 
 
 class Coordinator:
