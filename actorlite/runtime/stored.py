@@ -206,7 +206,8 @@ class StoredValues:
             except ObjectLostError as error:
                 self._make_again(ref, stored, error)
             except Exception as error:
-                logger.debug("%r is not known to be lost: %s", ref, error)  # whoever needs it will say what is wrong
+                # Whoever needs it will say what is wrong. In words: a record that is kept shall keep nothing alive.
+                logger.debug("%s is not known to be lost: %s", repr(ref), str(error))
         await ref.ready()
 
     async def open_all(self, payloads: Mapping[int, Payload]) -> dict[int, Encoded]:
@@ -305,7 +306,7 @@ class StoredValues:
             failed = ObjectReconstructionFailedError(f"{error}; it cannot be made again: {why}")
             ref._resolve(Failure(partial(copy_of, failed), quiet=True))
         else:
-            logger.warning("%s; it is made again: %r", error, origin)
+            logger.warning("%s; it is made again: %s", str(error), repr(origin))
 
     async def _deliver(self, holding: Holding, sink: Any) -> None:
         try:
@@ -398,16 +399,17 @@ def session_over() -> ActorliteError:
 
 
 def as_ours(error: Exception) -> ActorliteError:
-    """What went wrong with the store, as an error that says that."""
+    """What went wrong with the store, as an error that says that, and can be kept: it knows no frames, which know what
+    it is about."""
     if isinstance(error, ActorliteError):
-        return error
+        return copy_of(error)
     return ObjectStoreFullError(
         f"the object store cannot be used in this process: {type(error).__name__}: {error}; "
         "it maps object_store_memory bytes: is there a limit on address space, threads or descriptors (ulimit)?"
     )
 
 
-def copy_of(error: ActorliteError) -> BaseException:
+def copy_of(error: ActorliteError) -> ActorliteError:
     """One for each who awaits, so that none shares a traceback."""
     return type(error)(str(error), outcome=error.outcome)
 

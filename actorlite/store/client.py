@@ -119,6 +119,8 @@ class StoreClient:
             writing.cancel()
             writing.add_done_callback(self._unwanted)
             raise
+        finally:
+            del writing, encoded  # its error knows this frame: neither would be freed before a collection
 
     async def _write(self, encoded: Encoded, owner: ProcessId, timeout_s: float) -> Stored:
         segment = await self._attachment.get()
@@ -224,7 +226,7 @@ class StoreClient:
         opening = self._opening.get(wish)
         if opening is None:
             opening = self._opening[wish] = _Opening(self._scope.spawn(self._open(stored, timeout_s)))
-            opening.task.add_done_callback(lambda _: self._opened(wish, opening))
+            opening.task.add_done_callback(partial(self._opened, wish, opening))
         opening.waiting += 1
         try:
             return await asyncio.shield(opening.task)
@@ -236,8 +238,9 @@ class StoreClient:
             raise
         finally:
             opening.waiting -= 1
+            del opening  # its error knows this frame: neither would be freed before a collection
 
-    def _opened(self, wish: tuple[str, float], opening: _Opening) -> None:
+    def _opened(self, wish: tuple[str, float], opening: _Opening, _: object = None) -> None:
         """Who comes now begins anew."""
         if self._opening.get(wish) is opening:
             del self._opening[wish]

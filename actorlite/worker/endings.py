@@ -120,9 +120,10 @@ class Endings:
             async with asyncio.timeout(actor.stop_timeout_s):
                 await self._worker.runner.run_hook(actor.instance.on_stop())
         except TimeoutError as error:
-            logger.warning("on_stop of %r took longer than %g s: %r", actor, actor.stop_timeout_s, error)
+            # In words: a record that is kept shall keep no actor.
+            logger.warning("on_stop of %s took longer than %g s: %r", repr(actor), actor.stop_timeout_s, error)
         except Exception:
-            logger.exception("on_stop of %r failed", actor)
+            logger.exception("on_stop of %s failed", repr(actor))
         self._end(ending)
 
     def _end(self, ending: _Ending) -> None:

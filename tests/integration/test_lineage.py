@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,27 @@ async def test_a_lost_result_is_made_again(small: al.Session, lose: Any, task: A
     await lose(ref)
     assert (await ref == pattern(5)).all()
     assert (await ref == pattern(5)).all()
+
+
+@pytest.mark.parametrize("task", [make, make_once], ids=["made again", "lost for good"])
+async def test_what_was_lost_is_freed_without_a_collection(small: al.Session, lose: Any, task: Any) -> None:
+    """Neither a reference nor the log knows the error that says so, which knows frames that know the reference."""
+    ref = task.remote(5)
+    await ref.ready()
+    await lose(ref)
+    is_gone = asyncio.Event()
+    weakref.finalize(ref, is_gone.set)
+    gc.disable()
+    try:
+        if task is make:
+            assert (await ref)[0] == pattern(5)[0]
+        else:
+            with pytest.raises(ObjectReconstructionFailedError):
+                await ref
+        del ref
+        await asyncio.wait_for(is_gone.wait(), 10)
+    finally:
+        gc.enable()
 
 
 async def test_several_who_wait_get_what_is_made_once(small: al.Session, lose: Any) -> None:
@@ -292,7 +314,7 @@ async def test_an_owner_that_finds_it_lost_while_it_is_made_again_waits(
 
     ref = noted.remote(5)
     await ref.ready()
-    stored, lost = ref._stored.stored, ObjectLostError("it is gone")
+    stored = ref._stored.stored
     opens, is_read = StoreClient.open, asyncio.Event()
 
     async def open_first(client: StoreClient, wish: Stored, *args: Any) -> Any:
@@ -302,7 +324,7 @@ async def test_an_owner_that_finds_it_lost_while_it_is_made_again_waits(
             is_read.set()
             while ref._stored is not None:
                 await asyncio.sleep(0)
-        raise lost
+        raise ObjectLostError("it is gone")
 
     monkeypatch.setattr(StoreClient, "open", open_first)
     reading = asyncio.ensure_future(ref)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,21 @@ async def test_a_value_larger_than_the_store_is_refused_at_once(small: al.Sessio
         await make.remote(1, 9)
     with pytest.raises(ObjectStoreFullError, match="does not fit"):
         await make_async.remote(1, 9)
+
+
+@pytest.mark.parametrize("give", [al.put, total.remote], ids=["put", "argument"])
+async def test_what_was_refused_is_freed_without_a_collection(small: al.Session, give: Any) -> None:
+    array = pattern(1, 9)
+    is_gone = asyncio.Event()
+    weakref.finalize(array, is_gone.set)
+    gc.disable()
+    try:
+        with pytest.raises(ObjectStoreFullError, match="does not fit"):
+            await give(array)
+        del array
+        await asyncio.wait_for(is_gone.wait(), 1)
+    finally:
+        gc.enable()
 
 
 async def test_a_put_waits_for_room_and_says_who_has_it(small: al.Session, empty: Any) -> None:
