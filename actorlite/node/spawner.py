@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from actorlite import proctree
-from actorlite.errors import WorkerStartError
+from actorlite.errors import NodeDiedError, Outcome, WorkerStartError
 from actorlite.host import ExitReport, WorkerSpec
 from actorlite.wire import zygote as wire
 
@@ -110,9 +110,11 @@ class ZygoteSpawner:
                 raise WorkerStartError(f"the zygote (pid {self._pid}) died while it imported modules")
 
     async def start(self, spec: WorkerSpec) -> WorkerHandle:
-        """Fork a worker. Raises `WorkerStartError`; a cancelled start leaves no worker."""
+        """Fork a worker. Raises `WorkerStartError`, and `NodeDiedError` when the zygote is gone, with which its node ends.
+        A cancelled start leaves no worker.
+        """
         if self._closing or self._ended.is_set():
-            raise WorkerStartError(f"the zygote (pid {self._pid}) is gone")
+            raise self._no_worker()
         if spec.process in self._starting or spec.process in self._handles:
             raise ValueError(f"a worker with the process id {spec.process} exists already")
         try:
@@ -238,6 +240,12 @@ class ZygoteSpawner:
         if not self._closing:
             self._on_zygote_exit(report)
 
+    def _no_worker(self) -> WorkerStartError | NodeDiedError:
+        if self._closing:
+            return WorkerStartError("no worker was started: its node shut down")
+        text = f"no worker was started: the zygote (pid {self._pid}) died"
+        return NodeDiedError(text, outcome=Outcome.NOT_EXECUTED)
+
     def _end_workers(self) -> None:
         reason = "its node shut down" if self._closing else f"the zygote (pid {self._pid}) died"
         for handle in self._handles.values():
@@ -248,5 +256,5 @@ class ZygoteSpawner:
         self._handles.clear()
         for forked in self._starting.values():
             if not forked.done():
-                forked.set_exception(WorkerStartError(f"no worker was started: {reason}"))
+                forked.set_exception(self._no_worker())
         self._starting.clear()

@@ -190,9 +190,16 @@ async def test_cancelling_a_structured_call_cancels_the_running_work(
 
 
 async def test_leaving_a_timeout_cancels_the_work(cluster: al.Session, gate: Any) -> None:
+    async def leave(limit: asyncio.Timeout) -> None:
+        await gate.arrived()
+        limit.reschedule(asyncio.get_running_loop().time())
+
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(for_ever(gate), 0.1)
-    await gate.arrived(2)
+        async with asyncio.timeout(None) as limit:
+            leaving = asyncio.create_task(leave(limit))
+            await for_ever(gate)
+    await gate.arrived()
+    await leaving
 
 
 async def test_leaving_a_task_group_cancels_the_work(cluster: al.Session, gate: Any) -> None:
