@@ -110,7 +110,7 @@ class ZygoteSpawner:
                 raise WorkerStartError(f"the zygote (pid {self._pid}) died while it imported modules")
 
     async def start(self, spec: WorkerSpec) -> WorkerHandle:
-        """Fork a worker. Raises `WorkerStartError`, and `NodeDiedError` when the zygote is gone, with which its node ends.
+        """Fork a worker. Raises `WorkerStartError`, and `NodeDiedError` when the zygote is gone, as its node then is soon.
         A cancelled start leaves no worker.
         """
         if self._closing or self._ended.is_set():
