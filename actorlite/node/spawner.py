@@ -110,8 +110,9 @@ class ZygoteSpawner:
                 raise WorkerStartError(f"the zygote (pid {self._pid}) died while it imported modules")
 
     async def start(self, spec: WorkerSpec) -> WorkerHandle:
-        """Fork a worker. Raises `WorkerStartError`, and `NodeDiedError` when the zygote is gone; a cancelled start leaves
-        no worker.
+        """Fork a worker. Raises `WorkerStartError`, and when the zygote is gone `NodeDiedError`.
+
+        A cancelled start leaves no worker.
         """
         if self._closing or self._ended.is_set():
             raise self._no_worker()

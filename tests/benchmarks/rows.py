@@ -20,6 +20,9 @@ TWENTY_ACTORS = "20 process actors ready"
 TWENTY_MEMORY = "memory with 20 actors"
 INPROC_SYNC = "in-process actor calls one at a time"
 INPROC_ASYNC = "in-process actor calls pipelined"
+GROUPS = "placement group create/removal"
+"""As in Ray's benchmark a hundred are asked for, waited for and removed: by us all at once, by Ray as its calls allow."""
+GROUPS_SYNC = "placement group create/removal one at a time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ ROWS = (
     _rate("n:n async-actor calls async"),
     _rate("1:1 inline calls sync"),
     _rate("1:1 inline calls async"),
+    _rate(GROUPS, ray=20),
+    _rate(GROUPS_SYNC),
 )
 
 LIMITS = (Limit(IMPORT, IMPORT_LOADED, 1.5),)

@@ -13,6 +13,8 @@ from typing import Any
 import uvloop
 from rows import (
     FIRST_ACTOR,
+    GROUPS,
+    GROUPS_SYNC,
     IMPORT,
     IMPORT_CORE,
     IMPORT_LOADED,
@@ -272,6 +274,19 @@ async def calls_args() -> AsyncIterator[Work]:
         yield Work(call, SIZES.batch)
 
 
+def groups(number: int) -> RowSetup:
+    async def call() -> None:
+        made = await asyncio.gather(*[al.placement_group([{"CPU": 0.001}]) for _ in range(number)])
+        await asyncio.gather(*[group.ready(30) for group in made])
+        await asyncio.gather(*[al.remove_placement_group(group) for group in made])
+
+    @asynccontextmanager
+    async def setup() -> AsyncIterator[Work]:
+        yield Work(call, number)
+
+    return setup
+
+
 def one_to_many(cls: Any) -> RowSetup:
     @asynccontextmanager
     async def setup() -> AsyncIterator[Work]:
@@ -420,6 +435,8 @@ ROWS: dict[str, RowSetup] = {
     "1:1 async-actor calls with args async": calls_args,
     "1:n async-actor calls async": one_to_many(AsyncActor),
     "n:n async-actor calls async": many_to_many(AsyncActor),
+    GROUPS: groups(SIZES.groups),
+    GROUPS_SYNC: groups(1),
 }
 
 

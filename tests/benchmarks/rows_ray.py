@@ -14,7 +14,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # the default writes a token
 
 import numpy as np
 import ray
-from rows import FIRST_ACTOR, IMPORT, SESSION_START, TWENTY_ACTORS, TWENTY_MEMORY
+from ray.util import placement_group, remove_placement_group
+from rows import FIRST_ACTOR, GROUPS, GROUPS_SYNC, IMPORT, SESSION_START, TWENTY_ACTORS, TWENTY_MEMORY
 from rowserver import (
     CPUS,
     SERVERS,
@@ -218,6 +219,23 @@ def calls_args() -> Iterator[Work]:
         yield Work(lambda: ray.get([actor.small_value_with_arg.remote(i) for i in range(SIZES.batch)]), SIZES.batch)
 
 
+def groups(number: int) -> RowSetup:
+    """Ray's `placement_group_create_removal`."""
+
+    def call() -> None:
+        made = [placement_group([{"CPU": 0.001}]) for _ in range(number)]
+        for group in made:
+            assert group.wait(timeout_seconds=30)
+        for group in made:
+            remove_placement_group(group)
+
+    @contextmanager
+    def setup() -> Iterator[Work]:
+        yield Work(call, number)
+
+    return setup
+
+
 def one_to_many(cls: Any) -> RowSetup:
     @contextmanager
     def setup() -> Iterator[Work]:
@@ -307,6 +325,8 @@ ROWS: dict[str, RowSetup] = {
     "1:1 async-actor calls with args async": calls_args,
     "1:n async-actor calls async": one_to_many(AsyncActor),
     "n:n async-actor calls async": many_to_many(AsyncActor),
+    GROUPS: groups(SIZES.groups),
+    GROUPS_SYNC: groups(1),
 }
 
 

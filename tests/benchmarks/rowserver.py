@@ -42,6 +42,7 @@ class Sizes:
     large_put_items: int = 10 * 1024 * 1024  # of 8 bytes
     contained_refs: int = 10_000
     waited_refs: int = 1000
+    groups: int = 100
     fresh_actors: int = 20
     warm_s: float = 1.0
     again_s: float = 0.2
@@ -61,6 +62,7 @@ QUICK = Sizes(
     large_put_items=128 * 1024,
     contained_refs=100,
     waited_refs=50,
+    groups=5,
     fresh_actors=2,
     warm_s=0.05,
     again_s=0.02,
