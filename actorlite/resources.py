@@ -52,26 +52,40 @@ def shown(units: int) -> str:
     return f"{from_units(units):.4f}".rstrip("0") if rest else str(whole)
 
 
-@dataclass(frozen=True, slots=True, init=False)
 class ResourceSet:
     """Non-negative units by resource name. Immutable; names with zero units are not kept, so equality is by meaning."""
 
-    _units: Mapping[str, int]
-    _hash: int = field(compare=False, repr=False)
-    cpus: int = field(compare=False, repr=False)
-    """Units of CPU, which travel by themselves."""
-    more: Pairs = field(compare=False, repr=False)
-    """All else, in the order of the names."""
+    __slots__ = ("_hash", "_more", "_units")
 
     def __init__(self, units: Mapping[str, int] | Pairs | None = None) -> None:
-        kept = {name: number for name, number in sorted(dict(units or {}).items()) if number}
-        for name, number in kept.items():
-            if number < 0:
+        kept: dict[str, int] = {}
+        for name, number in sorted(units.items() if isinstance(units, dict) else dict(units or {}).items()):
+            if number > 0:
+                kept[name] = number
+            elif number < 0:
                 raise ValueError(f"{name} would be {shown(number)}: resources cannot be negative")
-        object.__setattr__(self, "_units", kept)
-        object.__setattr__(self, "_hash", hash(tuple(kept.items())))
-        object.__setattr__(self, "cpus", kept.get(CPU, 0))
-        object.__setattr__(self, "more", tuple([each for each in kept.items() if each[0] != CPU]))
+        self._units = kept
+        self._hash: int | None = None
+        self._more: Pairs | None = None
+
+    @classmethod
+    def _of(cls, units: dict[str, int]) -> ResourceSet:
+        """Of what is in order, and has no zeros: nodes reckon with sets for every lease and bundle."""
+        made = cls.__new__(cls)
+        made._units, made._hash, made._more = units, None, None
+        return made
+
+    @property
+    def cpus(self) -> int:
+        """Units of CPU, which travel by themselves."""
+        return self._units.get(CPU, 0)
+
+    @property
+    def more(self) -> Pairs:
+        """All else, in the order of the names."""
+        if self._more is None:
+            self._more = tuple([each for each in self._units.items() if each[0] != CPU])
+        return self._more
 
     @classmethod
     def from_floats(cls, quantities: Mapping[str, float]) -> ResourceSet:
@@ -95,26 +109,41 @@ class ResourceSet:
         """What is left of this set, where there may be less than `other` takes: then nothing is left."""
         if not other._units:
             return self
-        return ResourceSet({name: max(0, units - other.units_of(name)) for name, units in self._units.items()})
+        left = self._units.copy()
+        for name, units in other._units.items():
+            if name in left:
+                left[name] -= units
+                if left[name] <= 0:
+                    del left[name]
+        return self._of(left)
 
     def at_most(self, other: ResourceSet) -> ResourceSet:
         """Of each resource the smaller quantity."""
-        return ResourceSet({name: min(units, other.units_of(name)) for name, units in self._units.items()})
+        theirs = other._units
+        return self._of({name: min(units, theirs[name]) for name, units in self._units.items() if name in theirs})
 
     def only(self, name: str) -> ResourceSet:
-        return ResourceSet({name: self.units_of(name)})
+        return self._of({name: self._units[name]} if name in self._units else {})
 
     def without(self, name: str) -> ResourceSet:
-        return ResourceSet({each: units for each, units in self._units.items() if each != name})
+        return self._of({each: units for each, units in self._units.items() if each != name})
 
     def __bool__(self) -> bool:
         return bool(self._units)
 
+    def __eq__(self, other: object) -> bool:
+        return self._units == other._units if isinstance(other, ResourceSet) else NotImplemented
+
     def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(tuple(self._units.items()))
         return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ResourceSet, (dict(self._units),)
+
+    def __repr__(self) -> str:
+        return f"ResourceSet({self._units})"
 
     def __str__(self) -> str:
         return ", ".join(f"{name}: {shown(units)}" for name, units in self._units.items()) or "nothing"
@@ -122,23 +151,30 @@ class ResourceSet:
     def fits(self, request: ResourceSet) -> bool:
         """Whether `request` can be acquired from this set."""
         mine = self._units
-        return all(mine.get(name, 0) >= units for name, units in request._units.items())
+        for name, units in request._units.items():  # a loop: `all` makes a generator
+            if mine.get(name, 0) < units:
+                return False
+        return True
 
     def acquire(self, request: ResourceSet) -> ResourceSet:
         """What remains. Raises `ValueError` naming the shortfall when it does not fit."""
         if not self.fits(request):
             raise ValueError(f"cannot acquire {request} from {self}: short of {self.shortfall(request)}")
-        return ResourceSet({name: units - request.units_of(name) for name, units in self._units.items()})
+        return self.less(request)
 
     def release(self, request: ResourceSet) -> ResourceSet:
         """This set with what was acquired back in it."""
-        return ResourceSet(
-            {name: self.units_of(name) + request.units_of(name) for name in (*self._units, *request._units)}
-        )
+        if not self._units or not request._units:
+            return self if self._units else request
+        total, known = self._units.copy(), True
+        for name, units in request._units.items():
+            known = known and name in total
+            total[name] = total.get(name, 0) + units
+        return self._of(total) if known else ResourceSet(total)
 
     def shortfall(self, request: ResourceSet) -> ResourceSet:
         """What is missing to fit `request`; empty when it fits."""
-        return ResourceSet({name: max(0, units - self.units_of(name)) for name, units in request._units.items()})
+        return NOTHING if self.fits(request) else request.less(self)
 
 
 ONE_CPU = ResourceSet({CPU: UNITS_PER_ONE})

@@ -21,7 +21,7 @@ TWENTY_MEMORY = "memory with 20 actors"
 INPROC_SYNC = "in-process actor calls one at a time"
 INPROC_ASYNC = "in-process actor calls pipelined"
 GROUPS = "placement group create/removal"
-"""As in Ray's benchmark a hundred are asked for, waited for and removed: by us all at once, by Ray as its calls allow."""
+"""As in Ray's benchmark: a hundred are asked for, waited for and removed; by us all at once."""
 GROUPS_SYNC = "placement group create/removal one at a time"
 
 
