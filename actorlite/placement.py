@@ -198,11 +198,9 @@ async def placement_group(
             request.name,
             runtime.namespace,
         )
-    asking = asyncio.ensure_future(_ask(runtime, CreateGroup(shape, is_detached)))
     try:
-        info = await asyncio.shield(asking)
+        info = await _ask(runtime, CreateGroup(shape, is_detached))
     except asyncio.CancelledError:
-        asking.cancel()
         await _remove(runtime, shape.group)
         raise
     group = PlacementGroup(shape, runtime, is_detached=is_detached)

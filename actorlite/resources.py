@@ -69,8 +69,8 @@ class ResourceSet:
         self._more: Pairs | None = None
 
     @classmethod
-    def _of(cls, units: dict[str, int]) -> ResourceSet:
-        """Of what is in order, and has no zeros: nodes reckon with sets for every lease and bundle."""
+    def in_order(cls, units: dict[str, int]) -> ResourceSet:
+        """Of what is in the order of the names, and above zero: nodes reckon with sets for every lease and bundle."""
         made = cls.__new__(cls)
         made._units, made._hash, made._more = units, None, None
         return made
@@ -115,18 +115,18 @@ class ResourceSet:
                 left[name] -= units
                 if left[name] <= 0:
                     del left[name]
-        return self._of(left)
+        return self.in_order(left)
 
     def at_most(self, other: ResourceSet) -> ResourceSet:
         """Of each resource the smaller quantity."""
         theirs = other._units
-        return self._of({name: min(units, theirs[name]) for name, units in self._units.items() if name in theirs})
+        return self.in_order({name: min(units, theirs[name]) for name, units in self._units.items() if name in theirs})
 
     def only(self, name: str) -> ResourceSet:
-        return self._of({name: self._units[name]} if name in self._units else {})
+        return self.in_order({name: self._units[name]} if name in self._units else {})
 
     def without(self, name: str) -> ResourceSet:
-        return self._of({each: units for each, units in self._units.items() if each != name})
+        return self.in_order({each: units for each, units in self._units.items() if each != name})
 
     def __bool__(self) -> bool:
         return bool(self._units)
@@ -170,7 +170,7 @@ class ResourceSet:
         for name, units in request._units.items():
             known = known and name in total
             total[name] = total.get(name, 0) + units
-        return self._of(total) if known else ResourceSet(total)
+        return self.in_order(total) if known else ResourceSet(total)
 
     def shortfall(self, request: ResourceSet) -> ResourceSet:
         """What is missing to fit `request`; empty when it fits."""

@@ -51,8 +51,8 @@ class Tables:
                     self.reservations.give_back(group, epoch)
                 )
             self._rooms[group, index] = number
-            bundle = self.reservations.all_of(group)[index]
-            bundle.table.devices.free = [part for _, part in self.node.held[number].share]
+            if share := self.node.held[number].share:
+                self.reservations.all_of(group)[index].table.devices.free = [part for _, part in share]
         self.node.turns.took(group)
         return "", self.node.grant()
 
@@ -65,7 +65,7 @@ class Tables:
         """The room of bundles that `reservations` has forgotten is the node's again; nothing runs in them any more."""
         granted: list[LeaseRequest] = []
         for bundle in bundles:
-            for lease in bundle.table.held:
+            for lease in bundle.table.held if bundle.is_used else ():
                 self._held.pop(lease, None)
             number = self._rooms.pop((bundle.group, bundle.index), None)
             self.node.turns.gave_back(bundle.group)
@@ -117,6 +117,8 @@ class Tables:
     def owner_lost(self, owner: str) -> tuple[list[HeldLease], list[LeaseRequest]]:
         lost, granted = self.node.owner_lost(owner)
         for bundle in self.reservations.all if self._held or self._queued else ():
+            if not bundle.is_used:
+                continue
             gone = {request.number for request in bundle.table.room.of_owner(owner)}
             more, others = bundle.table.owner_lost(owner)
             for number in gone:
@@ -141,7 +143,7 @@ class Tables:
 
     def users_of(self, bundle: Bundle) -> tuple[list[int], list[int]]:
         """The requests that wait in a bundle, and the leases held in it."""
-        return list(bundle.table.waiting), list(bundle.table.held)
+        return (list(bundle.table.waiting), list(bundle.table.held)) if bundle.is_used else ([], [])
 
     def _granted(self, bundle: Bundle, granted: list[LeaseRequest]) -> list[LeaseRequest]:
         """Requests that got a bundle wait for no other one any more."""

@@ -25,7 +25,7 @@ from actorlite.node.members import Members, load_of
 from actorlite.node.records import Job, WorkerRecord
 from actorlite.node.storefront import Storefront, StoreOptions
 from actorlite.node.workers import Limits, Place, WorkerPool
-from actorlite.resources import CPU, UNITS_PER_ONE, ResourceSet
+from actorlite.resources import CPU, NOTHING, UNITS_PER_ONE, ResourceSet
 from actorlite.rpc.handshake import PYTHON
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
@@ -233,7 +233,8 @@ class Node:
 
     def _view(self) -> NodeView:
         table, options = self.table, self.options
-        kept, lasting = table.turns.kept(), ResourceSet(table.turns.lasting)
+        kept, counted = table.turns.kept(), table.turns.lasting
+        lasting = ResourceSet(counted) if any(counted.values()) else NOTHING
         return NodeView(options.process, options.total, table.free_now().less(kept), options.labels, kept, lasting)
 
     def _nodes_changed(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import structs
@@ -30,7 +30,7 @@ from actorlite.node.records import Job
 from actorlite.node.reserving import GroupKeeper
 from actorlite.resources import NOTHING, ResourceSet
 from actorlite.rpc.hub import Hub
-from actorlite.rpc.peer import Handlers, Peer
+from actorlite.rpc.peer import Handlers, Peer, RequestHandler
 from actorlite.state.bundles import Changed, Command, Commit, GroupBook, GroupSpec, GroupState, Keep, Prepare, Return
 from actorlite.state.packing import Bundle
 from actorlite.state.scheduling import NodeView
@@ -136,11 +136,11 @@ class Coordinator:
                 if future in record.waiting:
                     record.waiting.remove(future)
 
-    async def remove(self, group: str) -> bool:
-        """Idempotent; returns when what ran in it has ended. Whether it was there."""
+    def remove(self, group: str) -> list[asyncio.Task[Any]] | None:
+        """Idempotent. What runs in it has ended with the tasks that are returned; None when it is not there."""
         record = self._records.pop(group, None)
         if record is None:
-            return False
+            return None
         if record.detached:
             self._kept.forget(group)
         self._names.pop((record.shape.namespace, record.shape.name), None)
@@ -155,15 +155,18 @@ class Coordinator:
         for future in record.waiting:
             if not future.done():
                 future.set_result(None)
-        ending = [self._end(command) for command in commands if isinstance(command, Return) and command.group == group]
-        self._perform([each for each in commands if not (isinstance(each, Return) and each.group == group)])
+        ending: list[asyncio.Task[Any]] = []
+        rest: list[Command] = []
+        for command in commands:
+            if not (isinstance(command, Return) and command.group == group):
+                rest.append(command)
+            elif (task := self._end(command)) is not None:
+                ending.append(task)
+        self._perform(rest)
         self._watch()
-        for each in ending:
-            if each is not None:
-                await asyncio.shield(each)
         if record.detached:
-            await self._kept.written()
-        return True
+            ending.append(self._spawn(self._kept.written()))
+        return ending
 
     def described(self, body: DescribeGroups) -> Groups:
         if body.name:
@@ -200,7 +203,7 @@ class Coordinator:
     def node_lost(self, node: ProcessId) -> None:
         self._perform(self._book.node_lost(node))
         for group in [group for group, each in self._records.items() if each.home == node and not each.detached]:
-            self._spawn(self.remove(group))
+            self.remove(group)
         self._watch()
 
     def job_ended(self, job: str) -> None:
@@ -208,7 +211,7 @@ class Coordinator:
         while len(self._over) > MAX_REMOVED:
             del self._over[next(iter(self._over))]
         for group in [group for group, each in self._records.items() if each.owner == job and not each.detached]:
-            self._spawn(self.remove(group))
+            self.remove(group)
 
     def looked(self) -> None:
         """Something here was taken or became free, while groups wait."""
@@ -262,7 +265,7 @@ class Coordinator:
         group, epoch, node = command.group, command.epoch, command.node
         if isinstance(command, Prepare):
             refusal = self._keeper.prepare(group, epoch, command.bundles)
-            return self._book.prepared(group, epoch, node, _for_groups(self._keeper.view()).free, refusal)
+            return self._book.prepared(group, epoch, node, self._keeper.free_now(), refusal)
         self._keeper.commit(group, epoch)
         return self._book.committed(group, epoch, node)
 
@@ -348,7 +351,7 @@ class GroupDesk:
                 CreateGroup: self._create,
                 AwaitGroup: self._led(lambda peer, body: self.coordinator.created(body.group)),
                 RemoveGroup: self._led(self._remove),
-                DescribeGroups: self._led(self._describe),
+                DescribeGroups: self._led(lambda peer, body: self.coordinator.described(body)),
                 PrepareBundles: self._keep(self._prepare),
                 CommitBundles: self._keep(lambda peer, body: self.keeper.commit_asked(body)),
                 ReturnBundles: self._keep(lambda peer, body: self.keeper.give_back(body)),
@@ -402,13 +405,13 @@ class GroupDesk:
 
     # --- handlers
 
-    def _led(self, handler: Callable[[Peer, Any], Awaitable[Any]]) -> Callable[[Peer, Any], Awaitable[Any]]:
-        async def handle(peer: Peer, body: Any) -> Any:
+    def _led(self, handler: RequestHandler) -> RequestHandler:
+        def handle(peer: Peer, body: Any) -> Any:
             if self.leads:
-                return await handler(peer, body)
+                return handler(peer, body)
             if peer.identity.role == "node":
                 raise ControlUnavailable(f"node {self._hub.identity.process}, which was asked, does not lead")
-            return await self._pass_on(body)
+            return self._pass_on(body)
 
         return handle
 
@@ -423,47 +426,46 @@ class GroupDesk:
         except ConnectionLost as error:
             raise ControlUnavailable(f"the node that leads the cluster is gone: {error}") from None
 
-    async def _create(self, peer: Peer, body: CreateGroup) -> GroupInfo:
+    def _create(self, peer: Peer, body: CreateGroup) -> Awaitable[GroupInfo] | GroupInfo:
         home = self._hub.identity.process
         if peer.identity.role == "node":
             if not self.leads:
                 raise ControlUnavailable(f"node {home}, which was asked, does not lead")
-            return await self._make(body, peer.identity.process)
+            return self._make(body, peer.identity.process)
         job = self._jobs.get(peer.identity.process)
         if job is None or job.is_over:
             raise PlacementGroupError("the job of whoever asks has ended: no placement group is made for it")
         body = structs.replace(body, owner=job.name)
         if self.leads:
-            return await self._make(body, job.home or home)
-        info: GroupInfo = await self._pass_on(body)
-        return info
+            return self._make(body, job.home or home)
+        return self._pass_on(body)
 
-    async def _make(self, body: CreateGroup, home: ProcessId) -> GroupInfo:
+    def _make(self, body: CreateGroup, home: ProcessId) -> Awaitable[GroupInfo] | GroupInfo:
         """Raises `PlacementGroupError`, `ControlUnavailable`; then there is no group."""
         info = self.coordinator.create(body, home)
-        if body.detached:
-            try:
-                await self.kept.keep(body.shape)
-            except BaseException:
-                self._spawn(self.coordinator.remove(body.shape.group))
-                raise
+        return self._make_detached(body, info) if body.detached else info
+
+    async def _make_detached(self, body: CreateGroup, info: GroupInfo) -> GroupInfo:
+        try:
+            await self.kept.keep(body.shape)
+        except BaseException:
+            self.coordinator.remove(body.shape.group)
+            raise
         return info
 
-    async def _remove(self, peer: Peer, body: RemoveGroup) -> Yes:
-        return Yes(await self.coordinator.remove(body.group))
+    def _remove(self, peer: Peer, body: RemoveGroup) -> Awaitable[Yes] | Yes:
+        ending = self.coordinator.remove(body.group)
+        return _when_all_have(ending) if ending else Yes(ending is not None)
 
-    async def _describe(self, peer: Peer, body: DescribeGroups) -> Groups:
-        return self.coordinator.described(body)
-
-    def _keep(self, handler: Callable[[Peer, Any], Awaitable[Any]]) -> Callable[[Peer, Any], Awaitable[Any]]:
-        async def handle(peer: Peer, body: Any) -> Any:
+    def _keep(self, handler: RequestHandler) -> RequestHandler:
+        def handle(peer: Peer, body: Any) -> Any:
             if peer.identity.process != self._members.leader:
                 raise ControlUnavailable(f"{peer!r} does not lead: it cannot reserve anything")
-            return await handler(peer, body)
+            return handler(peer, body)
 
         return handle
 
-    async def _prepare(self, peer: Peer, body: PrepareBundles) -> BundlesDone:
+    def _prepare(self, peer: Peer, body: PrepareBundles) -> BundlesDone:
         sizes = [(index, ResourceSet(pairs)) for index, pairs in body.bundles]
         return self.keeper.done(self.keeper.prepare(body.group, body.epoch, sizes))
 
@@ -486,6 +488,13 @@ class GroupDesk:
         return f"<GroupDesk {self.coordinator!r}>" if self.leads else f"<GroupDesk led by {self._members.leader}>"
 
 
+async def _when_all_have(ending: Iterable[asyncio.Task[Any]]) -> Yes:
+    """None of it stops because nobody waits any more."""
+    for each in ending:
+        await asyncio.shield(each)
+    return Yes(True)
+
+
 def detached_among(groups: Groups) -> tuple[GroupInfo, ...]:
     """Those that are there, and do not end with a session."""
     return tuple([each for each in groups.groups if each.detached and each.state != GroupState.REMOVED.value])
@@ -493,7 +502,7 @@ def detached_among(groups: Groups) -> tuple[GroupInfo, ...]:
 
 def _for_groups(view: NodeView) -> NodeView:
     """As the coordinator sees it: what is kept for groups is free."""
-    return replace(view, free=view.free.release(view.kept), kept=NOTHING) if view.kept else view
+    return structs.replace(view, free=view.free.release(view.kept), kept=NOTHING) if view.kept else view
 
 
 def _spec(shape: GroupShape) -> GroupSpec:

@@ -25,6 +25,10 @@ class GroupKeeper:
         self._desk = desk
         self._members = members
 
+    def free_now(self) -> ResourceSet:
+        """What bundles may use of this node: what is kept for groups is free."""
+        return self._desk.table.free_now()
+
     def prepare(self, group: str, epoch: int, sizes: Sequence[tuple[int, ResourceSet]]) -> str:
         """Why not, if it cannot."""
         refusal, granted = self._desk.tables.prepare(group, epoch, sizes)
@@ -35,7 +39,7 @@ class GroupKeeper:
         held = self._desk.tables.reservations.commit(group, epoch)
         return "" if held else "there is nothing of it here"
 
-    async def commit_asked(self, body: CommitBundles) -> BundlesDone:
+    def commit_asked(self, body: CommitBundles) -> BundlesDone:
         return self.done(self.commit(body.group, body.epoch))
 
     def free(self, group: str, epoch: int) -> bool:

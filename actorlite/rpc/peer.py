@@ -10,7 +10,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+
+from msgspec import Struct
 
 import actorlite.errors as errors
 from actorlite.errors import ActorliteError, ConnectionLost, ProtocolError, TransportError
@@ -52,7 +54,8 @@ class Credited(Protocol):
 
 
 MessageHandler = Callable[["Peer", Any, Sequence[memoryview]], None]
-RequestHandler = Callable[["Peer", Any], Awaitable[Any]]
+RequestHandler = Callable[["Peer", Any], Awaitable[Any] | Struct]
+"""Returns the answer, or what is to be awaited for it."""
 
 
 class Handlers:
@@ -330,7 +333,15 @@ class Peer:
                 encode(Response(request.id, None, f"{type(request.body).__name__} is not served here", "ProtocolError"))
             )
             return
-        task = self._serving[request.id] = self._spawn(self._respond(request, handler))
+        try:
+            answer = handler(self, request.body)
+        except Exception as error:
+            self.tell(encode(_failed(request, error)))
+            return
+        if isinstance(answer, Struct):  # known at once: no task is needed
+            self.tell(encode(Response(request.id, cast(Any, answer))))
+            return
+        task = self._serving[request.id] = self._spawn(self._respond(request, answer))
         task.add_done_callback(lambda done: self._served(request.id, done))
 
     def _served(self, id: int, task: asyncio.Task[None]) -> None:
@@ -339,14 +350,11 @@ class Peer:
         if task.cancelled():
             self.tell(encode(Response(id, None, "it was cancelled", "ActorliteError")))
 
-    async def _respond(self, request: Request, handler: RequestHandler) -> None:
+    async def _respond(self, request: Request, answering: Awaitable[Any]) -> None:
         try:
-            response = Response(request.id, await handler(self, request.body))
-        except ActorliteError as error:
-            response = Response(request.id, None, str(error), type(error).__name__)
+            response = Response(request.id, await answering)
         except Exception as error:
-            logger.exception("request %s failed", type(request.body).__name__)
-            response = Response(request.id, None, f"{type(error).__name__}: {error}", "ActorliteError")
+            response = _failed(request, error)
         self.tell(encode(response))
 
     def _send_deferred(self) -> None:
@@ -364,6 +372,13 @@ class Peer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    if isinstance(error, ActorliteError):
+        return Response(request.id, None, str(error), type(error).__name__)
+    logger.error("request %s failed", type(request.body).__name__, exc_info=error)
+    return Response(request.id, None, f"{type(error).__name__}: {error}", "ActorliteError")
 
 
 class _RequestPending:

@@ -14,8 +14,10 @@ on all the nodes that it waits for, or on none. Else what one keeps could be wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
+
+from msgspec import Struct, structs
 
 from actorlite.ids import ProcessId
 from actorlite.resources import ResourceSet
@@ -34,15 +36,13 @@ class GroupState(Enum):
     REMOVED = "REMOVED"
 
 
-@dataclass(frozen=True, slots=True)
-class GroupSpec:
+class GroupSpec(Struct, frozen=True, gc=False):
     group: str
     bundles: tuple[Bundle, ...]
     strategy: str
 
 
-@dataclass(frozen=True, slots=True)
-class Prepare:
+class Prepare(Struct, frozen=True, gc=False):
     """Ask a node to set bundles aside; the answer is `prepared`."""
 
     node: ProcessId
@@ -52,8 +52,7 @@ class Prepare:
     """Index and size."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True, gc=False):
     """Tell a node that what it prepared is the group's; the answer is `committed`."""
 
     node: ProcessId
@@ -61,8 +60,7 @@ class Commit:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Return:
+class Return(Struct, frozen=True, gc=False):
     """Tell a node to give back what it prepared, or has committed, in an attempt, whether or not it has yet."""
 
     node: ProcessId
@@ -70,8 +68,7 @@ class Return:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(Struct, frozen=True, gc=False):
     """Tell a node that a group waits for room there: as much as this, now; with nothing, not any more."""
 
     node: ProcessId
@@ -79,8 +76,7 @@ class Keep:
     size: ResourceSet = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(Struct, frozen=True, gc=False):
     """A group has another state."""
 
     group: str
@@ -238,7 +234,7 @@ class GroupBook:
         group, attempt = self._of_attempt(name, epoch)
         if group is None or attempt is None or attempt.committing or node not in attempt.waiting:
             view = self.rooms.views.get(node)
-            return [] if view is None else self.node_seen(replace(view, free=free))  # it will not say it again
+            return [] if view is None else self.node_seen(structs.replace(view, free=free))  # it will not say it again
         attempt.waiting.discard(node)
         self.rooms.answered(node, group.claims_on(node), free)
         if refusal:
@@ -359,6 +355,10 @@ class GroupBook:
         rooms = self.rooms
         if rooms.version == self._looked:
             return self._keep()
+        if not self._waiting and not self._keeper:
+            rooms.unmark()
+            self._looked = rooms.version
+            return self._keep()
         commands: list[Command] = []
         head: Group | None = None
         self._keeper = rooms.kept_for = ""
@@ -397,6 +397,8 @@ class GroupBook:
 
     def _keep(self) -> list[Command]:
         """Tell nodes what they are to keep; what is kept for an attempt under way stays until that has done."""
+        if not self._kept and not self._keeper:
+            return []
         commands: list[Command] = []
         for name in dict.fromkeys((*self._kept, self._keeper)):
             group = self.groups.get(name)

@@ -59,6 +59,7 @@ class LeaseTable:
     def __init__(self, total: ResourceSet) -> None:
         self.total = total
         self.free: dict[str, int] = dict(total.items())
+        """In the order of the names."""
         self.devices = Devices(total.units_of(GPU) // UNITS_PER_ONE)
         self.held: dict[int, HeldLease] = {}
         self.room = WaitingRoom()
@@ -139,7 +140,7 @@ class LeaseTable:
 
     def free_now(self) -> ResourceSet:
         """What is lent and used all the same counts as nothing."""
-        return ResourceSet({name: max(0, units) for name, units in self.free.items()})
+        return ResourceSet.in_order({name: units for name, units in self.free.items() if units > 0})
 
     def holders(self) -> list[tuple[str, Pairs, int]]:
         """Who holds what: for whom, of each how much, and how many of them there are. The most first."""

@@ -7,8 +7,9 @@ SPREAD look for a good one, and search further, up to a bound, when that fails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import nlargest
+
+from msgspec import Struct
 
 from actorlite.ids import ProcessId
 from actorlite.labels import ANY_LABELS, LabelSelector
@@ -26,14 +27,12 @@ MAX_STEPS = 2000
 """Of such a search: bundles put down."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(Struct, frozen=True, gc=False):
     needs: ResourceSet
     selector: LabelSelector = ANY_LABELS
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True, gc=False):
     """What bundles may use of a node."""
 
     free: ResourceSet

@@ -6,11 +6,12 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from actorlite.resources import ONE_CPU, Pairs, ResourceSet
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRequest:
+class LeaseRequest(Struct, frozen=True, gc=False):
     number: int
     owner: str
     """The process that asked; a lost owner's leases are freed."""

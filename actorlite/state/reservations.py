@@ -27,9 +27,21 @@ class Reserved(Generic[_Table]):
     index: int
     epoch: int
     size: ResourceSet
-    table: _Table
-    """Who holds, and who waits for, what is in it."""
+    make: Callable[[ResourceSet], _Table]
     committed: bool = False
+    _table: _Table | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody has asked for its table yet."""
+        return self._table is not None
+
+    @property
+    def table(self) -> _Table:
+        """Who holds, and who waits for, what is in it. Made when it is first used."""
+        if self._table is None:
+            self._table = self.make(self.size)
+        return self._table
 
 
 class Reservations(Generic[_Table]):
@@ -58,7 +70,7 @@ class Reservations(Generic[_Table]):
             return f"{total} was asked for, {free} is free"
         mine = self._bundles.setdefault(group, {})
         for index, size in wanted:
-            mine[index] = Reserved(group, index, epoch, size, self._make_table(size))
+            mine[index] = Reserved(group, index, epoch, size, self._make_table)
         return ""
 
     def commit(self, group: str, epoch: int) -> bool:

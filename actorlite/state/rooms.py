@@ -7,7 +7,8 @@ not answered yet; what other groups hold; and, for all but one group, the room t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec import structs
 
 from actorlite.ids import ProcessId
 from actorlite.resources import ResourceSet
@@ -69,7 +70,7 @@ class NodeRooms:
         """It has been: `free` is what it has left after that, or after its refusal."""
         had = self._free(node)
         self._unsaid[node] = self._unsaid[node].acquire(amount)
-        self.views[node] = replace(self.views[node], free=free)
+        self.views[node] = structs.replace(self.views[node], free=free)
         if not had.fits(self._free(node)):
             self.version += 1
 

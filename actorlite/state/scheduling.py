@@ -10,9 +10,11 @@ last asked. So a decision costs the logarithm of the number of nodes, and a chan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from zlib import crc32
+
+from msgspec import Struct, structs
 
 from actorlite.ids import ProcessId
 from actorlite.labels import ANY_LABELS, LabelSelector
@@ -31,14 +33,13 @@ MAX_TOLD = 10
 """Nodes that an error lists one by one."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeView:
+class NodeView(Struct, frozen=True, gc=False):
     """One node, as it last said."""
 
     node: ProcessId
     total: ResourceSet
     free: ResourceSet
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}
     kept: ResourceSet = ResourceSet()
     """Free, too, but for placement groups only."""
     lasting: ResourceSet = ResourceSet()
@@ -113,7 +114,7 @@ class NodeIndex:
         """A request was sent there: until the node says otherwise it has that much less."""
         view = self.views.get(node)
         if view is not None and needs and view.free.fits(needs):
-            self.put(replace(view, free=view.free.acquire(needs)))
+            self.put(structs.replace(view, free=view.free.acquire(needs)))
 
     # --- decisions
 

@@ -48,6 +48,7 @@ MAX_PARAMETERS = 8
 
 ALLOWED: dict[str, str] = {
     "import actorlite/__init__.py:actorlite.interface": "importing any module of ours runs this file: it imports late",
+    "methods actorlite/resources.py:ResourceSet": "a value: its arithmetic, and what a value has to have in Python",
     "methods actorlite/inspection.py:RuntimeContext": "a flat list of read-only getters, each of which users know",
     "parameters actorlite/session.py:init": "what a user may say of a session and of its node",
     "methods actorlite/runtime/runtime.py:ProcessRuntime": "the facade context.Runtime declares: thin calls on parts",

@@ -7,11 +7,11 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from actorlite.ids import ProcessId
 from actorlite.node.bundles import Tables
@@ -267,7 +267,7 @@ class Sim:
                 node.perform(self.book, node.inbox.popleft())
             if node.said != (view := node.view()):
                 node.said = view
-                book, seen = self.book, replace(view)
+                book, seen = self.book, structs.replace(view)
                 node.answers.append(lambda book=book, seen=seen: book.node_seen(seen))  # type: ignore[misc]
             while node.answers and self.luck.random() < 0.8:
                 self.perform(node.answers.popleft()())
