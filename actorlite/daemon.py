@@ -38,6 +38,8 @@ ABRUPT_END_WITHIN_S = 1.0
 GIVE_UP_AFTER_S = 1.8
 """When the starter is gone, a daemon that hangs is killed by the kernel, and the zygote clears up after it."""
 ERROR_CHARACTERS = 16_000
+YOUNG_OBJECTS = 10_000
+"""Of the collector: a daemon makes many objects that live for a moment, and few circles (700 is Python's own number)."""
 NODE_AND_WORKERS_NEED = "actorlite.rpc.hub"
 WORKERS_NEED = "actorlite.interface"
 """What user code will import anyway."""
@@ -111,6 +113,7 @@ def _run(config: wire.DaemonConfig, control: socket.socket, zygote: ZygoteProces
     # After the fork: the zygote imports what workers need meanwhile.
     run_node: RunNode = load(config.node_entry)
     gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
     gc.enable()
     with asyncio.Runner(loop_factory=factory) as runner:
         give_back_zeros(runner.get_loop())

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 
 from actorlite.control.stores.contract import StateStore
 from actorlite.control.stores.memory import MemoryStore
-from actorlite.control.stores.sqlite import open_sqlite
 from actorlite.errors import ActorliteError, ControlUnavailable
+from actorlite.loading import load
 from actorlite.state.revisions import Compare, Delete, Get, Op, Put
 
 logger = logging.getLogger("actorlite.control")
 
 LEADER = "leader"
+SQLITE = "actorlite.control.stores.sqlite:open_sqlite"
+"""Loaded where there is a file to open: sqlite3 makes a node start later."""
 
 
 class Persistence:
@@ -51,7 +53,7 @@ class Persistence:
             raise
 
     async def _open(self) -> None:
-        self._store = store = await open_sqlite(self._path) if self._path else MemoryStore()
+        self._store = store = await load(SQLITE)(self._path) if self._path else MemoryStore()
         (found,) = (await store.txn([], [Get(LEADER)])).found
         before, epoch = (found[0].mod_revision, int(found[0].value.split()[0])) if found else (0, 0)
         mine = f"{epoch + 1} {self._leader}".encode()
