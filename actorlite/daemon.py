@@ -39,7 +39,7 @@ GIVE_UP_AFTER_S = 1.8
 """When the starter is gone, a daemon that hangs is killed by the kernel, and the zygote clears up after it."""
 ERROR_CHARACTERS = 16_000
 YOUNG_OBJECTS = 10_000
-"""Of the collector: a daemon makes many objects that live for a moment, and few circles (700 is Python's own number)."""
+"""Of the collector: a daemon makes many objects that live for a moment, and few circles. Python says 700."""
 NODE_AND_WORKERS_NEED = "actorlite.rpc.hub"
 WORKERS_NEED = "actorlite.interface"
 """What user code will import anyway."""

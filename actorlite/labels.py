@@ -14,9 +14,9 @@ from typing import Any
 NAME_CHARS = 63
 PREFIX_CHARS = 253
 
-_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
-_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-_SET = re.compile(r"(!?)in\s*\((.*)\)", re.DOTALL)
+_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_PREFIX = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+_SET = r"(?s)(!?)in\s*\((.*)\)"
 _SYNTAX = "write a value, '!value', 'in(a, b)' or '!in(a, b)'"
 
 
@@ -25,12 +25,12 @@ def check_label_name(where: str, name: Any) -> None:
     if not isinstance(name, str):
         raise TypeError(f"{where} must have names that are str, not {name!r} of type {type(name).__name__}")
     prefix, slash, rest = name.rpartition("/")
-    if len(rest) > NAME_CHARS or not _NAME.fullmatch(rest):
+    if len(rest) > NAME_CHARS or not re.fullmatch(_NAME, rest):
         raise ValueError(
             f"{where}: the label name {name!r} must be letters, digits, '-', '_' and '.' between letters or digits, "
             f"at most {NAME_CHARS} of them"
         )
-    if slash and (len(prefix) > PREFIX_CHARS or not _PREFIX.fullmatch(prefix)):
+    if slash and (len(prefix) > PREFIX_CHARS or not re.fullmatch(_PREFIX, prefix)):
         raise ValueError(
             f"{where}: what is before the '/' of the label name {name!r} must be a DNS name of at most {PREFIX_CHARS} "
             "characters, in small letters"
@@ -39,7 +39,7 @@ def check_label_name(where: str, name: Any) -> None:
 
 def check_label_value(where: str, value: str) -> None:
     """Raise `ValueError` that names `where`, unless `value` can be the value of a label."""
-    if len(value) > NAME_CHARS or not _NAME.fullmatch(value):
+    if len(value) > NAME_CHARS or not re.fullmatch(_NAME, value):
         raise ValueError(
             f"{where}: the label value {value!r} must be 1 to {NAME_CHARS} letters, digits, '-', '_' and '.' between "
             f"letters or digits; in a selector {_SYNTAX}"
@@ -94,7 +94,7 @@ def _term(where: str, name: Any, value: Any) -> Term:
     if not isinstance(value, str):
         raise TypeError(f"{here} must be a str, not {value!r} of type {type(value).__name__}: {_SYNTAX}")
     text = value.strip()
-    found = _SET.fullmatch(text)
+    found = re.fullmatch(_SET, text)
     if found is None:
         negated, values = text.startswith("!"), [text.removeprefix("!").strip()]
     else:

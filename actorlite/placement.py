@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from actorlite.context import Runtime, current_call, find_runtime
 from actorlite.errors import ActorliteError, GetTimeoutError
@@ -41,8 +42,7 @@ logger = logging.getLogger("actorlite.runtime")
 PackStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
-@dataclass(frozen=True, slots=True)
-class PlacementGroupInfo:
+class PlacementGroupInfo(Struct, frozen=True):
     """A placement group, as the node that leads the cluster knows it now."""
 
     id: str

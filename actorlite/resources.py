@@ -261,8 +261,8 @@ MAX_LABEL = 63
 MAX_LABEL_PREFIX = 253
 OUR_LABELS = ("actorlite.io/", "ray.io/")
 """Prefixes of labels that nodes set themselves."""
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
-_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
+_PREFIX = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
 
 
 def check_labels(name: str, value: Any) -> None:
@@ -277,16 +277,16 @@ def check_labels(name: str, value: Any) -> None:
                 f"{name}[{key!r}] must be a str, not {each!r} of type {type(each).__name__}: write '{each}'"
             )
         prefix, slash, last = key.rpartition("/")
-        if slash and not (len(prefix) <= MAX_LABEL_PREFIX and _PREFIX.fullmatch(prefix)):
+        if slash and not (len(prefix) <= MAX_LABEL_PREFIX and re.fullmatch(_PREFIX, prefix)):
             raise ValueError(
                 f"{name} key {key!r}: before the / stands a DNS name of at most {MAX_LABEL_PREFIX} characters, such as "
                 "example.com"
             )
         if key.startswith(OUR_LABELS):
             raise ValueError(f"{name} key {key!r}: {prefix}/ is reserved for labels that nodes set themselves")
-        if not (len(last) <= MAX_LABEL and _LABEL.fullmatch(last)):
+        if not (len(last) <= MAX_LABEL and re.fullmatch(_LABEL, last)):
             raise ValueError(f"{name} key {key!r}: {_RULE}")
-        if each and not (len(each) <= MAX_LABEL and _LABEL.fullmatch(each)):
+        if each and not (len(each) <= MAX_LABEL and re.fullmatch(_LABEL, each)):
             raise ValueError(f"{name}[{key!r}]={each!r}: {_RULE}")
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from actorlite.errors import ConnectionLost
 from actorlite.host import Entropy, Spawner
@@ -58,8 +59,7 @@ logger = logging.getLogger("actorlite.node")
 DYING_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class NodeOptions:
+class NodeOptions(Struct, frozen=True):
     process: ProcessId
     token: bytes
     total: ResourceSet
@@ -85,8 +85,7 @@ class NodeOptions:
     """What connections are made by; None is the usual."""
 
 
-@dataclass(frozen=True, slots=True)
-class ControlSeat:
+class ControlSeat(Struct, frozen=True):
     """What control is given of the node."""
 
     node: Address

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from msgspec import Struct
 
 from actorlite.errors import NodeStartError
 from actorlite.loading import load
@@ -33,14 +34,13 @@ NVIDIA_SMI = "nvidia-smi"
 LOOK = "actorlite.node.gpus:look"
 NO_LIMIT_BYTES = 2**60
 """Control groups of version 1 say more than this for no limit."""
-_VENDOR = re.compile(r"\b(NVIDIA|Tesla|GeForce|Quadro|Graphics|Device)\b")
-_BUILD = re.compile(r"-(SXM|PCI|PG|NVL|\d+GB).*", re.IGNORECASE)
+_VENDOR = r"\b(NVIDIA|Tesla|GeForce|Quadro|Graphics|Device)\b"
+_BUILD = r"(?i)-(SXM|PCI|PG|NVL|\d+GB).*"
 
 ROOT = Path("/")
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     id: str
     """As `CUDA_VISIBLE_DEVICES` names it."""
     uuid: str
@@ -191,8 +191,8 @@ def _find(program: str) -> str:
 
 def kind_of(name: str) -> str:
     """What `accelerator_type` calls a device: `"A100"` for `NVIDIA A100-SXM4-40GB`, `"RTX-3090"`; empty if unknown."""
-    words = _VENDOR.sub(" ", name).split()
+    words = re.sub(_VENDOR, " ", name).split()
     if not words:
         return ""
-    first = _BUILD.sub("", words[0])
+    first = re.sub(_BUILD, "", words[0])
     return f"{first}-{words[1]}" if first in ("RTX", "GTX", "TITAN") and len(words) > 1 else first

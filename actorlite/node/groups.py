@@ -9,10 +9,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import structs
+from msgspec import Struct, field, structs
 
 from actorlite.errors import (
     ActorliteError,
@@ -58,8 +57,7 @@ MAX_HISTORY = 20
 """States of a group that are remembered."""
 
 
-@dataclass(eq=False, slots=True)
-class _Record:
+class _Record(Struct, eq=False):
     shape: GroupShape
     owner: str
     """A job."""

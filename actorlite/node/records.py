@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from actorlite.host import ProcessHandle
 from actorlite.ids import ProcessId
@@ -12,8 +13,7 @@ from actorlite.rpc.peer import Peer
 from actorlite.transport import Address
 
 
-@dataclass(eq=False, slots=True)
-class Job:
+class Job(Struct, eq=False):
     """What the workers of one driver have in common."""
 
     name: str
@@ -37,8 +37,7 @@ class Setting(NamedTuple):
 PLAIN = Setting()
 
 
-@dataclass(eq=False, slots=True)
-class WorkerRecord:
+class WorkerRecord(Struct, eq=False):
     process: ProcessId
     job: Job
     registered: asyncio.Future[Peer]

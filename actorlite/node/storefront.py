@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from actorlite.errors import ConnectionLost, ObjectLostError
 from actorlite.ids import ProcessId
@@ -41,8 +40,7 @@ if TYPE_CHECKING:
 STORE = "actorlite.node.objects:NodeStore"
 
 
-@dataclass(frozen=True)
-class StoreOptions:
+class StoreOptions(Struct, frozen=True):
     capacity: int | None = None
     """Bytes; None: a part of what the host has."""
     spill_to: str = ""

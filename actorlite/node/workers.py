@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from actorlite.errors import ActorliteError, WorkerStartError
 from actorlite.host import Entropy, ExitReport, ProcessHandle, Spawner, WorkerSpec
@@ -37,8 +38,7 @@ MAX_REPORTS = 1000
 """Ended workers whose end is remembered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where workers of this node live and what they are started with."""
 
     node: Address
@@ -49,8 +49,7 @@ class Place:
     """Whether workers are told how many threads libraries may use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Of a node's workers."""
 
     idle: int

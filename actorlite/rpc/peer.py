@@ -342,12 +342,14 @@ class Peer:
             self.tell(encode(Response(request.id, cast(Any, answer))))
             return
         task = self._serving[request.id] = self._spawn(self._respond(request, answer))
-        task.add_done_callback(lambda done: self._served(request.id, done))
+        task.add_done_callback(lambda done: self._served(request.id, answer, done))
 
-    def _served(self, id: int, task: asyncio.Task[None]) -> None:
+    def _served(self, id: int, answer: object, task: asyncio.Task[None]) -> None:
         if self._serving.get(id) is task:
             del self._serving[id]
         if task.cancelled():
+            if isinstance(answer, Coroutine):
+                answer.close()  # it may not have begun
             self.tell(encode(Response(id, None, "it was cancelled", "ActorliteError")))
 
     async def _respond(self, request: Request, answering: Awaitable[Any]) -> None:

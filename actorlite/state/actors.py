@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from actorlite.state.retries import Backoff
 
@@ -106,8 +107,7 @@ SETTLED_S = 10.0
 """An actor that lived this long has recovered: its next crash counts as a first one."""
 
 
-@dataclass(slots=True)
-class Restarts:
+class Restarts(Struct):
     """How often an actor may still be made anew, and how soon. `allowed` is -1 for without end."""
 
     allowed: int

@@ -14,10 +14,9 @@ on all the nodes that it waits for, or on none. Else what one keeps could be wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from actorlite.ids import ProcessId
 from actorlite.resources import ResourceSet
@@ -86,8 +85,7 @@ class Changed(Struct, frozen=True, gc=False):
 Command = Prepare | Commit | Return | Keep | Changed
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(Struct):
     epoch: int
     places: dict[int, ProcessId]
     """The node of each bundle that it places."""
@@ -100,14 +98,12 @@ class Attempt:
         return list(dict.fromkeys(self.places.values()))
 
 
-@dataclass(slots=True)
-class Placed:
+class Placed(Struct):
     node: ProcessId
     epoch: int
 
 
-@dataclass(slots=True)
-class Group:
+class Group(Struct):
     spec: GroupSpec
     number: int
     """In the order in which they came."""

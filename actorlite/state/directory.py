@@ -7,15 +7,15 @@ node. What is detached has no owner whose end would matter.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from actorlite.ids import ProcessId
 
 NO_PROCESS = ProcessId("")
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """What has a name."""
 
     kind: str

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from actorlite.resources import CPU, GPU, UNITS_PER_ONE, Pairs, ResourceSet
 from actorlite.state.devices import Devices, Share
@@ -24,8 +25,7 @@ BUNDLE = "bundle"
 """The purpose of a lease that is a bundle of a placement group."""
 
 
-@dataclass(slots=True)
-class HeldLease:
+class HeldLease(Struct):
     request: LeaseRequest
     share: Share = ()
     """Of the GPUs."""

@@ -11,9 +11,10 @@ memory or on disk.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
+
+from msgspec import Struct, field
 
 from actorlite.ids import ProcessId
 from actorlite.state.allocator import Allocator
@@ -36,8 +37,7 @@ class Place(Enum):
     RESTORING = "on disk, being restored"
 
 
-@dataclass(slots=True)
-class StoredObject:
+class StoredObject(Struct):
     key: Key
     size: int
     owner: ProcessId
@@ -76,16 +76,14 @@ class StoredObject:
         return bool(self.location or self.source)
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     """The request may write, or read, at `offset`: the object is pinned for it."""
 
     request: int
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """`lost` tells an object that does not exist from one that there is no room for."""
 
     request: int
@@ -93,8 +91,7 @@ class Refused:
     lost: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SpillOut:
+class SpillOut(Struct, frozen=True):
     """Write it to disk, then say `spilled` or `spill_failed`."""
 
     key: Key
@@ -102,8 +99,7 @@ class SpillOut:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBack:
+class ReadBack(Struct, frozen=True):
     """Read it from disk to `offset`, then say `restored` or `restore_failed`."""
 
     key: Key
@@ -112,8 +108,7 @@ class ReadBack:
     location: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pull:
+class Pull(Struct, frozen=True):
     """Copy it to `offset` from another node, `source` or one that it knows of; then say `restored` or the like."""
 
     key: Key
@@ -122,22 +117,19 @@ class Pull:
     source: ProcessId
 
 
-@dataclass(frozen=True, slots=True)
-class StopPull:
+class StopPull(Struct, frozen=True):
     """Nobody waits for it any more: end the `Pull`, and say `restore_put_off`."""
 
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Struct, frozen=True):
     """Nobody needs the copy on disk any more."""
 
     location: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskForPins:
+class AskForPins(Struct, frozen=True):
     """Room is short: whoever keeps values only to be quick about them should let them go."""
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from actorlite.resources import ONE_CPU, Pairs, ResourceSet
 
@@ -23,8 +22,7 @@ class LeaseRequest(Struct, frozen=True, gc=False):
     job: str = ""
 
 
-@dataclass(slots=True, eq=False)
-class Shape:
+class Shape(Struct, eq=False):
     """The requests that need the same, by job."""
 
     needs: ResourceSet

@@ -8,8 +8,9 @@ table of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from actorlite.resources import ResourceSet
 
@@ -19,8 +20,7 @@ MAX_REMEMBERED = 10_000
 """Attempts that were given back, of which a late message may still come."""
 
 
-@dataclass(eq=False, slots=True)
-class Reserved(Generic[_Table]):
+class Reserved(Struct, Generic[_Table], eq=False):
     """One bundle."""
 
     group: str

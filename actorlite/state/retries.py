@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 RetryOn = bool | Sequence[type[BaseException]]
 """`retry_exceptions`: all, none, or those of these classes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(Struct, frozen=True):
     """Pauses that double up to a cap; the first `free` tries need none."""
 
     first_s: float

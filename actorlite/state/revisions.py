@@ -11,15 +11,15 @@ import operator
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
 
 MAX_HISTORY = 10_000
 """Revisions that a provider keeps for those who watch from the past, unless it is told to compact earlier."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValue:
+class KeyValue(Struct, frozen=True):
     key: str
     value: bytes
     create_revision: int
@@ -29,8 +29,7 @@ class KeyValue:
     """With which the key ends; 0 for none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(Struct, frozen=True):
     """A condition on one key; a key that does not exist has revisions and version 0 and no value."""
 
     key: str
@@ -39,23 +38,20 @@ class Compare:
     operand: int | bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True):
     key: str
     value: bytes
     lease: int = 0
     """Replaces the lease that the key had."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True):
     key: str
     prefix: bool = False
     """Whether all keys are meant that start with `key`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Get:
+class Get(Struct, frozen=True):
     key: str
     prefix: bool = False
 
@@ -63,8 +59,7 @@ class Get:
 Op: TypeAlias = Put | Delete | Get
 
 
-@dataclass(frozen=True, slots=True)
-class TxnResult:
+class TxnResult(Struct, frozen=True):
     succeeded: bool
     """Whether all conditions held, and so which operations were done."""
     revision: int
@@ -73,8 +68,7 @@ class TxnResult:
     """For each operation in turn: what a `Get` found; what a `Delete` deleted; nothing for a `Put`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One change, as those who watch are told."""
 
     key: str
@@ -95,8 +89,7 @@ class NoSuchLease(ValueError):
     """It has expired, was revoked, or never was."""
 
 
-@dataclass(slots=True)
-class _Lease:
+class _Lease(Struct):
     ttl: float
     ends: float
     keys: set[str]

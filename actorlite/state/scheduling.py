@@ -10,7 +10,6 @@ last asked. So a decision costs the logarithm of the number of nodes, and a chan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from zlib import crc32
 
@@ -56,16 +55,14 @@ class NodeView(Struct, frozen=True, gc=False):
         return most
 
 
-@dataclass(frozen=True, slots=True)
-class Affinity:
+class Affinity(Struct, frozen=True):
     """To one node; `soft`: another one will do when it is gone or too small."""
 
     node: ProcessId
     soft: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What a request needs of its node, besides room when it comes to that."""
 
     needs: ResourceSet

@@ -10,7 +10,8 @@ Invariant: the writer's numbers only grow, so that what is not there is known to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from actorlite.ids import ProcessId
 from actorlite.state.allocator import GRANULE
@@ -40,8 +41,7 @@ def rounded(size: int) -> int:
     return -(-size // GRANULE) * GRANULE
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedValue:
+class PlacedValue(Struct, frozen=True):
     """What a writer has placed in a slab."""
 
     slab: Key
@@ -52,8 +52,7 @@ class PlacedValue:
     owner: ProcessId
 
 
-@dataclass(slots=True)
-class _Awaited:
+class _Awaited(Struct):
     """What others want of a value that is not there yet."""
 
     openers: list[tuple[int, ProcessId]] = field(default_factory=list)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from actorlite.resources import GPU, NOTHING, ResourceSet
 from actorlite.state.devices import Devices
@@ -25,8 +26,7 @@ Key = ResourceSet | str
 Reserved = Mapping[Key, Mapping[str, int]]
 
 
-@dataclass(slots=True)
-class Keep:
+class Keep(Struct):
     """What a placement group waits for."""
 
     size: ResourceSet

@@ -15,9 +15,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import ref as weak
+
+from msgspec import Struct
 
 from actorlite.ids import ProcessId
 
@@ -244,8 +245,7 @@ _pins: dict[int, _Pin] = {}
 """Of all segments. Views do not know of their pin: were it only its segment's, both could be collected before them."""
 
 
-@dataclass(frozen=True, slots=True)
-class SharedSegment:
+class SharedSegment(Struct, frozen=True):
     """The segment of a node that is an object in this process, as its readers are. Its functions are for any thread,
     also inside the garbage collector: a view outlives its reader, and is released when nobody is left to send that."""
 

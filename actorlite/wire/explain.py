@@ -9,8 +9,9 @@ import copyreg
 import functools
 import types
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from actorlite.errors import SerializationError
 from actorlite.wire.pickling import PROTOCOL, Pickler, by_reference, global_names, reduce_special
@@ -24,8 +25,7 @@ _REASON_LENGTH = 300
 _NEVER_AT_FAULT = frozenset({type(None), bool, int, float, str, bytes})
 
 
-@dataclass(frozen=True, slots=True)
-class Offender:
+class Offender(Struct, frozen=True):
     """A member that cannot be serialized although everything inside it can."""
 
     path: str
@@ -36,8 +36,7 @@ class Offender:
     """Each step of the path with the type found there, from the value inspected to the offender."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """What `inspect_serializability` found; `str()` gives a readable tree."""
 
     name: str

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
+
+from msgspec import Struct
 
 from actorlite.errors import ControlUnavailable
 from actorlite.state.revisions import CompactedError, Compare, Event, KeyValue, Op, Revisions, TxnResult
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """What a journal writes down together."""
 
     events: tuple[Event, ...] = ()
