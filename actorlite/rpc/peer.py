@@ -329,9 +329,7 @@ class Peer:
     def _serve(self, request: Request) -> None:
         handler = self._handlers.requests.get(type(request.body))
         if handler is None:
-            self.send(
-                encode(Response(request.id, None, f"{type(request.body).__name__} is not served here", "ProtocolError"))
-            )
+            self.tell(encode(_failed(request, ProtocolError(f"{type(request.body).__name__} is not served here"))))
             return
         try:
             answer = handler(self, request.body)
