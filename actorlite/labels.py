@@ -76,7 +76,7 @@ class LabelSelector:
         return cls(frozenset([_term(where, name, value) for name, value in selector.items()]))
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        return all(term.holds(labels) for term in self.terms)
+        return not self.terms or all(term.holds(labels) for term in self.terms)
 
     def __bool__(self) -> bool:
         return bool(self.terms)

@@ -92,7 +92,7 @@ def _on_one(bundles: Sequence[Bundle], rooms: Rooms) -> list[ProcessId] | None:
     for bundle in bundles:
         total = total.release(bundle.needs)
     whole = Bundle(total)
-    selectors = {bundle.selector for bundle in bundles}
+    selectors = {bundle.selector for bundle in bundles if bundle.selector}
     best: tuple[bool, int, ProcessId] | None = None
     for node, room in rooms.items():
         if room.free.fits(total) and all(selector.matches(room.labels) for selector in selectors):
