@@ -93,6 +93,8 @@ class Coordinator:
         """Jobs that have ended."""
         self._todo: deque[Command] = deque()
         self._performing = False
+        self._knows_here = False
+        """Whether the book has been told of all changes here but those that `noticed` will be told of."""
 
     # --- what is asked
 
@@ -112,9 +114,9 @@ class Coordinator:
         self._records[shape.group] = _Record(shape, body.owner, home, body.detached)
         if shape.name:
             self._names[name] = shape.group
-        self._look_here()
+        self._know_here()
         self._perform(self._book.create(spec))
-        self._watch()
+        self._members.on_own_change = self.noticed
         return self.info(shape.group)
 
     async def created(self, group: str) -> GroupInfo:
@@ -142,6 +144,7 @@ class Coordinator:
         if record.detached:
             self._kept.forget(group)
         self._names.pop((record.shape.namespace, record.shape.name), None)
+        self._know_here()
         commands = self._book.remove(group)
         state = GroupState.REMOVED.value
         record.history.append(state)
@@ -161,7 +164,7 @@ class Coordinator:
             elif (task := self._end(command)) is not None:
                 ending.append(task)
         self._perform(rest)
-        self._watch()
+        self._members.on_own_change = self.noticed
         if record.detached:
             ending.append(self._spawn(self._kept.written()))
         return ending
@@ -202,7 +205,7 @@ class Coordinator:
         self._perform(self._book.node_lost(node))
         for group in [group for group, each in self._records.items() if each.home == node and not each.detached]:
             self.remove(group)
-        self._watch()
+        self._members.on_own_change = self.noticed
 
     def job_ended(self, job: str) -> None:
         self._over[job] = None
@@ -211,19 +214,26 @@ class Coordinator:
         for group in [group for group, each in self._records.items() if each.owner == job and not each.detached]:
             self.remove(group)
 
-    def looked(self) -> None:
-        """Something here was taken or became free, while groups wait."""
-        self._look_here()
-        self._watch()
+    def noticed(self) -> None:
+        """Something here was taken or became free, since this was last asked for."""
+        if self._book.anybody_waits:
+            self._look_here()
+            self._members.on_own_change = self.noticed
+        else:
+            self._knows_here = False
 
     # --- inside
 
     def _look_here(self) -> None:
+        self._knows_here = True
         self._perform(self._book.node_seen(_for_groups(self._keeper.view())))
 
-    def _watch(self) -> None:
-        """Hear of changes here only while that could help somebody."""
-        self._members.on_own_change = self.looked if self._book.anybody_waits else None
+    def _know_here(self) -> None:
+        """Look, if anything has changed since the last look. What changes then, until `noticed` is to be told
+        again, is our own doing."""
+        if not self._knows_here or self._members.on_own_change is None:
+            self._look_here()
+        self._members.on_own_change = None
 
     def _perform(self, commands: list[Command]) -> None:
         """What nodes answer leads to more commands: all are done in order, without recursion."""
@@ -283,7 +293,7 @@ class Coordinator:
             self._perform(self._book.prepared(command.group, command.epoch, command.node, free, done.refusal))
         else:
             self._perform(self._book.committed(command.group, command.epoch, command.node))
-        self._watch()
+        self._members.on_own_change = self.noticed
 
     def _ask(self, node: ProcessId, body: Any) -> asyncio.Task[Any]:
         """A request under way, in the order of the commands."""
@@ -312,7 +322,7 @@ class Coordinator:
             self._look_here()
         elif node in self._members.views:
             self._perform(self._book.node_seen(_for_groups(view_of(node, done.load))))
-        self._watch()
+        self._members.on_own_change = self.noticed
 
     def __repr__(self) -> str:
         return f"<Coordinator {self._book!r}>"
