@@ -26,7 +26,7 @@ pack_header = HEADER.pack
 CLOSE_GRACE_S = 2.0
 """How long `aclose` bears a peer that takes nothing; then what it did not take is dropped."""
 
-EARLY_FLUSH_BYTES = 12 * 1024
+EARLY_FLUSH_BYTES = 2 * 1024
 """A pass that sends many messages does not wait for its end: the peer can begin with the first ones meanwhile."""
 
 PROMPT_BYTES = 256
