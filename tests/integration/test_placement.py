@@ -165,6 +165,75 @@ async def test_tasks_that_keep_coming_do_not_starve_a_group(scheme: str, nodes: 
         assert not any(node.node.table.turns.keeps for node in made.nodes)
 
 
+class Bell(al.Actor, process="shared", max_concurrency=100):
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self.event.wait()
+
+    async def ring(self) -> None:
+        self.event.set()
+
+
+@al.remote
+async def waits_twice(bell: Bell) -> list[str]:
+    """Lends its CPU to whoever comes, and then waits for tasks and actors of its own."""
+    await bell.wait()
+    first = await where()
+    light = Member.remote()
+    return [first, await where.options(num_cpus=1)(), await light.node()]
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+async def test_what_a_waiting_task_waits_for_runs_though_a_group_got_its_cpu(
+    scheme: str, cpus: int, eventually: Any
+) -> None:
+    """The group is removed only when the task has ended."""
+    async with cluster(nodes=1, num_cpus=cpus, scheme=scheme) as made:
+        bell = Bell.remote()
+        parents = [waits_twice.remote(bell) for _ in range(cpus)]
+        table = made.nodes[0].node.table
+
+        async def all_lent() -> bool:
+            return sum(lease.lent for lease in table.held.values()) == cpus
+
+        async def all_returned() -> bool:
+            return table.free["CPU"] == 0
+
+        await eventually(all_lent)
+        group = await al.placement_group([{"CPU": 1}] * cpus)
+        await group.ready(10)
+        inside = al.PlacementGroupStrategy(group)
+        members = [Member.options(num_cpus=1, scheduling_strategy=inside).remote() for _ in range(cpus)]
+        await al.get([each.node.remote() for each in members], timeout=10)
+        await bell.ring()
+        node = made.nodes[0].id
+        assert await al.get(parents, timeout=20) == [[node] * 3] * cpus
+        await eventually(all_returned)
+        behind = where.remote()
+        assert not (await al.wait([behind], timeout=0.05))[0], "nobody waits any more: the group has it all"
+        await al.remove_placement_group(group)
+        assert await behind == node
+        assert (table.turns.pledged, table.turns.lent) == (0, 0)
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+async def test_a_group_that_a_waiting_task_waits_for_gets_its_cpu(scheme: str, cpus: int) -> None:
+    @al.remote
+    async def gang() -> list[str]:
+        group = await al.placement_group([{"CPU": 1}] * cpus)
+        inside = al.PlacementGroupStrategy(group)
+        members = [Member.options(num_cpus=1, scheduling_strategy=inside).remote() for _ in range(cpus)]
+        nodes = await al.get([each.node.remote() for each in members])
+        nodes.append(await where())
+        await al.remove_placement_group(group)
+        return nodes
+
+    async with cluster(nodes=1, num_cpus=cpus, scheme=scheme) as made:
+        assert await al.get(gang.remote(), timeout=20) == [made.nodes[0].id] * (cpus + 1)
+
+
 async def test_removal_ends_what_runs_and_what_waits(three: Cluster, eventually: Any) -> None:
     group = await al.placement_group([{"CPU": 1}])
     await group.ready(10)

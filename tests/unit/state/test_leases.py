@@ -390,7 +390,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.table.turns.keep(group, some(cpus, x=x))
         self.granted(before, self.table.grant())
         kept = self.table.turns.kept()
-        assert self.table.free_now().fits(kept)
+        assert self.table.free_for_groups().fits(kept)
 
     @precondition(lambda self: self.table.turns.keeps)
     @rule(data=st.data(), whole=st.booleans())
@@ -452,7 +452,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
 def fits(table: LeaseTable, request: LeaseRequest) -> bool:
     return all(
-        table.devices.fits(units) if name == GPU else table.free.get(name, 0) >= units
+        table.devices.fits(units) if name == GPU else table.turns.room(name, request.kind[1]) >= units
         for name, units in request.needs.items()
     )
 
