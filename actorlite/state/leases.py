@@ -196,10 +196,9 @@ class LeaseTable:
             turns.pressing.pop(request.kind, None)
             self._hold(request)
             granted.append(request)
-            if turns.pressing:
-                reserved = turns.reservations()
+            kept, reserved = reserved, turns.reservations()
             # What is free only becomes less, but a shape that was served keeps nothing from others any more.
-            able = self._able(reserved, None if turns.pressing or reserved else able)
+            able = self._able(reserved, None if kept or reserved else able)
             turns.overtaken(request, self.room.shapes.values(), able)
         return granted
 
