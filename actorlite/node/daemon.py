@@ -236,7 +236,7 @@ class Node:
         lasting = ResourceSet(counted) if any(counted.values()) else NOTHING
         free = table.free_now().less(kept)
         if table.turns.pledged:
-            kept = table.free_for_groups().less(free)
+            kept = table.turns.for_groups().less(free)
         return NodeView(options.process, options.total, free, options.labels, kept, lasting)
 
     def _nodes_changed(self) -> None:

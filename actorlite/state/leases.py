@@ -147,10 +147,6 @@ class LeaseTable:
         """What is lent and used all the same counts as nothing."""
         return ResourceSet.in_order({name: units for name, units in self.free.items() if units > 0})
 
-    def free_for_groups(self) -> ResourceSet:
-        """What bundles may have."""
-        return ResourceSet({name: max(0, self.turns.room(name, True)) for name in self.free})
-
     def holders(self) -> list[tuple[str, Pairs, int]]:
         """Who holds what: for whom, of each how much, and how many of them there are. The most first."""
         found = Counter(

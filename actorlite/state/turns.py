@@ -102,6 +102,10 @@ class Turns:
         free = self._free.get(name, 0)
         return free + self._in_stead(lasts) if self.pledged and name == CPU else free
 
+    def for_groups(self) -> ResourceSet:
+        """What bundles may have."""
+        return ResourceSet({name: max(0, self.room(name, True)) for name in self._free})
+
     def _in_stead(self, lasts: bool) -> int:
         """CPU that may be used though it is not there. Who comes to stay may have what others can do without: tasks
         that run now run in the stead of those that wait, as far as that goes."""

@@ -251,8 +251,9 @@ async def test_a_deadline_closes_the_generator(anywhere: al.Session, diary: Any)
         own = type(diary)(diary.path.with_name(name))
         timeout_s = 0.5
         while not own.words():
+            stream = TASKS[name].options(timeout=timeout_s, num_cpus=0.1).remote(own)
             with pytest.raises(DeadlineExceeded):
-                await TASKS[name].options(timeout=timeout_s, num_cpus=0.1).remote(own).completed()
+                await stream.completed()
             timeout_s *= 2
         await own.has("finally")
 

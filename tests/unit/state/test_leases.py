@@ -401,7 +401,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.table.turns.keep(group, some(cpus, x=x))
         self.granted(before, self.table.grant())
         kept = self.table.turns.kept()
-        assert self.table.free_for_groups().fits(kept)
+        assert self.table.turns.for_groups().fits(kept)
 
     @precondition(lambda self: self.table.turns.keeps)
     @rule(data=st.data(), whole=st.booleans())

@@ -119,10 +119,10 @@ def test_who_comes_to_stay_gets_what_is_lent_though_others_run_in_its_stead():
         table.lend(number)
     table.request(ask(3, purpose="bundle"))
     assert numbers(table.request(ask(4))) == [4]
-    assert table.free_now() == NOTHING and table.free_for_groups() == some(1)
+    assert table.free_now() == NOTHING and table.turns.for_groups() == some(1)
     assert wanted_back(table, 0) == [], "nothing is used that is not lent"
     assert table.claim(ask(5, purpose="bundle"), "g")
-    assert table.free_for_groups() == NOTHING and table.free[CPU] == -ONE
+    assert table.turns.for_groups() == NOTHING and table.free[CPU] == -ONE
     assert numbers(table.request(ask(6))) == [6], "each of the two has one that runs in its stead"
     assert table.request(ask(7)) == []
     assert not table.claim(ask(8, purpose="bundle"), "g"), "all that there is belongs to bundles"
