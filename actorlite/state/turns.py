@@ -25,6 +25,9 @@ from actorlite.state.queues import Kind, LeaseRequest, Shape
 PATIENCE = 16
 """How many grants to others may go past who waits before he is served first."""
 
+MAX_REMEMBERED = 100
+"""Groups that do not wait now: most are gone."""
+
 Key = Kind | str
 """A shape, or a group."""
 Reserved = Mapping[Key, Mapping[str, int]]
@@ -54,6 +57,8 @@ class Turns:
         """CPU of tasks that wait for others."""
         self.pledged = 0
         """Of that, what is held by actors and bundles."""
+        self._passed: dict[str, int] = {}
+        """How often groups were overtaken that do not wait now, but may again."""
         self._total = total
         self._free = free
         self._devices = devices
@@ -61,14 +66,23 @@ class Turns:
     # --- placement groups
 
     def keep(self, group: str, size: ResourceSet) -> None:
-        """From now on the group waits for this; with nothing it does not wait any more."""
-        if not size:
-            self.keeps.pop(group, None)
+        """From now on the group waits for this; with nothing it does not wait any more, or not now: what went past it
+        counts when it does again."""
+        keep = self.keeps.get(group)
+        if size and keep is not None:
+            keep.size = size
+        elif size:
+            passed = self._passed.pop(group, 0)
+            self.keeps[group] = Keep(size, passed)
+            if passed >= PATIENCE:
+                self.pressing.setdefault(group)
+        elif keep is not None:
+            del self.keeps[group]
             self.pressing.pop(group, None)
-        elif group in self.keeps:
-            self.keeps[group].size = size
-        else:
-            self.keeps[group] = Keep(size)
+            if keep.passed and not keep.taken:
+                self._passed[group] = keep.passed
+                if len(self._passed) > MAX_REMEMBERED:
+                    del self._passed[next(iter(self._passed))]
 
     def took(self, group: str) -> None:
         """The group has what it waited for."""
