@@ -118,7 +118,7 @@ class Turns:
 
     def for_groups(self) -> ResourceSet:
         """What bundles may have."""
-        return ResourceSet({name: max(0, self.room(name, True)) for name in self._free})
+        return ResourceSet.in_order({name: units for name in self._free if (units := self.room(name, True)) > 0})
 
     def _in_stead(self, lasts: bool) -> int:
         """CPU that may be used though it is not there. Who comes to stay may have what others can do without: tasks
