@@ -121,6 +121,9 @@ class PlacementGroup:
         if self._was_created:
             self._was_created = False
             return self
+        scope = current_call.get()
+        if scope is not None:
+            scope.enter_wait()  # the group may need the CPU of the task that waits for it
         try:
             async with asyncio.timeout(timeout):
                 await _ask(runtime, AwaitGroup(self.id))
@@ -131,6 +134,9 @@ class PlacementGroup:
             raise GetTimeoutError(
                 f"placement group {self.id} is {info.state} after {timeout:g} s; {info.reason or 'it is there now'}"
             ) from None
+        finally:
+            if scope is not None:
+                scope.leave_wait()
         return self
 
     async def wait(self, timeout: float | None = 30.0) -> bool:

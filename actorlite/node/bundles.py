@@ -37,7 +37,7 @@ class Tables:
         self, group: str, epoch: int, sizes: Sequence[tuple[int, ResourceSet]]
     ) -> tuple[str, list[LeaseRequest]]:
         """Set bundles aside, all or none. Returns why not, if so, and what others were granted instead."""
-        refusal = self.reservations.prepare(group, epoch, sizes, self.node.free_now())
+        refusal = self.reservations.prepare(group, epoch, sizes, self.node.turns.for_groups())
         if refusal:
             return refusal, []
         for index, size in sizes:

@@ -234,7 +234,10 @@ class Node:
         table, options = self.table, self.options
         kept, counted = table.turns.kept(), table.turns.lasting
         lasting = ResourceSet(counted) if any(counted.values()) else NOTHING
-        return NodeView(options.process, options.total, table.free_now().less(kept), options.labels, kept, lasting)
+        free = table.free_now().less(kept)
+        if table.turns.pledged:
+            kept = table.turns.for_groups().less(free)
+        return NodeView(options.process, options.total, free, options.labels, kept, lasting)
 
     def _nodes_changed(self) -> None:
         self.desk.hopes.nodes_changed()

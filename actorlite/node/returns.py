@@ -65,7 +65,7 @@ class Returns:
     def begin_slice(self) -> None:
         """If somebody waits, or what was lent is used twice."""
         table = self._table
-        if self._slice is None and (table.waiting or table.turns.groups_wait or table.free.get(CPU, 0) < 0):
+        if self._slice is None and (table.waiting or table.turns.groups_wait or table.turns.room(CPU, True) < 0):
             self._slice = asyncio.get_running_loop().call_later(SLICE_S, self._end_slice)
 
     def close(self) -> None:

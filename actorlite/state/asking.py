@@ -55,7 +55,7 @@ class _Asking:
 
     def make_good(self) -> None:
         """For what is used twice: the latest leases, and some of it is better than nothing."""
-        free = self._table.free
+        free = {name: self._table.turns.room(name, True) for name in self._table.free}
         self._candidates.reverse()
         self._cover({name: -units - self._coming[name] for name, units in free.items() if units < 0}, None)
         self._candidates.reverse()
@@ -66,8 +66,8 @@ class _Asking:
         self.make_room(request.needs, lambda lease: self._is_fair(lease, request, mine))
 
     def make_room(self, needs: ResourceSet, fair: Callable[[HeldLease], bool]) -> None:
-        free, coming = self._table.free, self._coming
-        missing = {name: units - free.get(name, 0) - coming[name] for name, units in needs.items()}
+        room, coming = self._table.turns.room, self._coming
+        missing = {name: units - room(name, True) - coming[name] for name, units in needs.items()}
         self._cover({name: units for name, units in missing.items() if units > 0}, fair)
 
     def _is_fair(self, lease: HeldLease, request: LeaseRequest, mine: int) -> bool:

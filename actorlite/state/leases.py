@@ -2,7 +2,8 @@
 
 A request *needs* resources to be placed and *holds* some of them until the lease is returned: a default actor needs one
 CPU to start and holds none (Ray, R-6). A task that waits for others lends its CPU out (T-33); when it goes on, that is
-taken back at once, so that `free` may be negative for a while.
+taken back at once, so that `free` may be negative for a while. It is also when what was lent has gone to who keeps it,
+and others run in the stead of the task that lends (`state.turns`).
 
 Jobs take turns. Within a job the older request goes first, but one that does not fit holds up none of another shape,
 until others have overtaken it so often (`state.turns`): then what it needs is kept for it as it becomes free, as far as
@@ -30,6 +31,8 @@ class HeldLease(Struct):
     share: Share = ()
     """Of the GPUs."""
     lent: bool = False
+    pledged: int = 0
+    """Of its CPU, what others had only lent."""
     asked: int = 0
     """Above 0: its owner was asked to return it, so many looks ago."""
 
@@ -110,6 +113,7 @@ class LeaseTable:
         self._weigh(lease, 1)
         if units := lease.request.holds.units_of(CPU):
             self.free[CPU] += units
+            self.turns.lent += units
         return self.grant()
 
     def take_back(self, number: int) -> None:
@@ -121,6 +125,7 @@ class LeaseTable:
             self._weigh(lease, 1)
             if units := lease.request.holds.units_of(CPU):
                 self.free[CPU] -= units
+                self.turns.lent -= units
 
     def owner_lost(self, owner: str) -> tuple[list[HeldLease], list[LeaseRequest]]:
         """Free everything of a process that is gone: its leases, and the requests granted instead."""
@@ -164,6 +169,10 @@ class LeaseTable:
                 raise AssertionError(f"{name}: free {self.free.get(name, 0)} + held {held[name]} is not {total}")
         if sum(self.devices.free) != self.free.get(GPU, 0):
             raise AssertionError(f"{self.devices!r} do not add up to {self.free.get(GPU, 0)}")
+        lent = sum(lease.request.holds.units_of(CPU) for lease in self.held.values() if lease.lent)
+        pledged = sum(lease.pledged for lease in self.held.values())
+        if lent != self.turns.lent or not 0 <= self.turns.pledged <= min(pledged, max(0, lent - self.free.get(CPU, 0))):
+            raise AssertionError(f"{lent} are lent, {pledged} pledged; counted: {self.turns!r}")
         if lasting != self.turns.lasting + self.turns.bundled:
             raise AssertionError(f"{dict(lasting)} is held by what lasts, {self.turns.lasting} is counted")
         self.room.check()
@@ -180,25 +189,26 @@ class LeaseTable:
         able = self._able(reserved)
         while able:
             request = self.room.serve(able)
-            turns.pressing.pop(request.needs, None)
+            turns.pressing.pop(request.kind, None)
             self._hold(request)
             granted.append(request)
-            if turns.pressing:
-                reserved = turns.reservations()
+            kept, reserved = reserved, turns.reservations()
             # What is free only becomes less, but a shape that was served keeps nothing from others any more.
-            able = self._able(reserved, None if turns.pressing or reserved else able)
+            able = self._able(reserved, None if kept or reserved else able)
             turns.overtaken(request, self.room.shapes.values(), able)
         return granted
 
     def _able(self, reserved: Reserved, among: list[Shape] | None = None) -> list[Shape]:
         """Shapes of which a request can be granted."""
         shapes = self.room.shapes.values() if among is None else among
-        return [shape for shape in shapes if shape.jobs and self.turns.may(shape.needs, shape.needs, reserved)]
+        return [shape for shape in shapes if shape.jobs and self.turns.may(shape.needs, shape.kind, reserved)]
 
     def _hold(self, request: LeaseRequest) -> None:
+        lease = self.held[request.number] = HeldLease(request, self.devices.take(request.holds.units_of(GPU)))
+        if lease.stays and (cpu := request.holds.units_of(CPU)):
+            lease.pledged = self.turns.pledge(cpu)
         for name, units in request.holds.items():
             self.free[name] -= units
-        lease = self.held[request.number] = HeldLease(request, self.devices.take(request.holds.units_of(GPU)))
         self._weigh(lease, 1)
 
     def _weigh(self, lease: HeldLease, sign: int) -> None:
@@ -210,13 +220,16 @@ class LeaseTable:
 
     def _forget(self, request: LeaseRequest) -> None:
         self.room.remove(request)
-        if request.needs not in self.room.shapes:
-            self.turns.pressing.pop(request.needs, None)
+        if request.kind not in self.room.shapes:
+            self.turns.pressing.pop(request.kind, None)
 
     def _free(self, lease: HeldLease) -> None:
         self._weigh(lease, -1)
         for name, units in lease.taken():
             self.free[name] += units
+        if lease.lent:
+            self.turns.lent -= lease.request.holds.units_of(CPU)
+        self.turns.redeem(lease.pledged)
         self.devices.give(lease.share)
 
     def __repr__(self) -> str:

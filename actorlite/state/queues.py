@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection
 
 from msgspec import Struct, field
 
-from actorlite.resources import ONE_CPU, Pairs, ResourceSet
+from actorlite.resources import CPU, ONE_CPU, Pairs, ResourceSet
+
+Kind = tuple[ResourceSet, bool]
+"""What requests need, and whether they take CPUs that they do not return by themselves."""
 
 
 class LeaseRequest(Struct, frozen=True, gc=False):
@@ -21,14 +24,22 @@ class LeaseRequest(Struct, frozen=True, gc=False):
     label: str = ""
     job: str = ""
 
+    @property
+    def kind(self) -> Kind:
+        return self.needs, self.purpose != "task" and bool(self.holds.units_of(CPU))
+
 
 class Shape(Struct, eq=False):
-    """The requests that need the same, by job."""
+    """The requests of one kind, by job."""
 
-    needs: ResourceSet
+    kind: Kind
     jobs: dict[str, OrderedDict[int, LeaseRequest]] = field(default_factory=dict)
     passed: int = 0
     """Grants of other shapes since it was served, while it did not fit."""
+
+    @property
+    def needs(self) -> ResourceSet:
+        return self.kind[0]
 
 
 class WaitingRoom:
@@ -36,27 +47,27 @@ class WaitingRoom:
 
     def __init__(self) -> None:
         self.requests: dict[int, LeaseRequest] = {}
-        self.shapes: dict[ResourceSet, Shape] = {}
+        self.shapes: dict[Kind, Shape] = {}
         self._turns: OrderedDict[str, int] = OrderedDict()
         """How many requests of each job wait; the next one's turn first."""
 
     def add(self, request: LeaseRequest) -> None:
         self.requests[request.number] = request
-        shape = self.shapes.get(request.needs)
+        shape = self.shapes.get(request.kind)
         if shape is None:
-            shape = self.shapes[request.needs] = Shape(request.needs)
+            shape = self.shapes[request.kind] = Shape(request.kind)
         shape.jobs.setdefault(request.job, OrderedDict())[request.number] = request
         self._turns[request.job] = self._turns.get(request.job, 0) + 1
 
     def remove(self, request: LeaseRequest) -> None:
         del self.requests[request.number]
-        shape = self.shapes[request.needs]
+        shape = self.shapes[request.kind]
         requests = shape.jobs[request.job]
         del requests[request.number]
         if not requests:
             del shape.jobs[request.job]
         if not shape.jobs:
-            del self.shapes[request.needs]
+            del self.shapes[request.kind]
         self._turns[request.job] -= 1
         if not self._turns[request.job]:
             del self._turns[request.job]
@@ -69,7 +80,7 @@ class WaitingRoom:
             first = [next(iter(requests.values())) for shape in able if (requests := shape.jobs.get(job))]
             if first:
                 request = min(first, key=lambda each: each.number)
-                self.shapes[request.needs].passed = 0
+                self.shapes[request.kind].passed = 0
                 self._turns.move_to_end(job)
                 self.remove(request)
                 return request
@@ -80,7 +91,10 @@ class WaitingRoom:
 
     def demand(self) -> list[tuple[Pairs, int]]:
         """How many wait, by what they need."""
-        return [(each.needs.pairs, sum(map(len, each.jobs.values()))) for each in self.shapes.values()]
+        found: Counter[Pairs] = Counter()
+        for shape in self.shapes.values():
+            found[shape.needs.pairs] += sum(map(len, shape.jobs.values()))
+        return list(found.items())
 
     def check(self) -> None:
         """Raise `AssertionError` unless all books agree."""

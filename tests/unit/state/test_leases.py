@@ -71,6 +71,17 @@ def test_a_large_request_is_overtaken_so_often_only():
     assert numbers(table.release(2)) == [100]
 
 
+def test_what_was_kept_for_a_request_is_kept_no_more_when_it_is_served():
+    table = table_of(4)
+    table.request(ask(1, some(2)))
+    table.request(ask(2, some(3)))
+    for number in range(3, 3 + PATIENCE):
+        table.request(ask(number))
+        table.release(number)
+    assert table.request(ask(100)) == []
+    assert numbers(table.release(1)) == [2, 100]
+
+
 def test_nothing_is_kept_for_what_will_not_fit_as_long_as_an_actor_lives():
     table = table_of(2)
     table.request(ask(1, purpose="actor"))
@@ -390,7 +401,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.table.turns.keep(group, some(cpus, x=x))
         self.granted(before, self.table.grant())
         kept = self.table.turns.kept()
-        assert self.table.free_now().fits(kept)
+        assert self.table.turns.for_groups().fits(kept)
 
     @precondition(lambda self: self.table.turns.keeps)
     @rule(data=st.data(), whole=st.booleans())
@@ -452,7 +463,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
 def fits(table: LeaseTable, request: LeaseRequest) -> bool:
     return all(
-        table.devices.fits(units) if name == GPU else table.free.get(name, 0) >= units
+        table.devices.fits(units) if name == GPU else table.turns.room(name, request.kind[1]) >= units
         for name, units in request.needs.items()
     )
 

@@ -281,6 +281,39 @@ class Sim:
         self.book.check()
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_tasks_that_hold_what_a_group_needs_while_they_wait_do_not_starve_it(seed: int) -> None:
+    """They keep coming, and a group's room is kept only while none of them waits: it is not to begin anew each time."""
+    luck = random.Random(seed)
+    node, book = SimNode("n", some(4, x=2), luck), GroupBook()
+    node.shapes = [some(1, x=1)]
+    inbox: deque[Command] = deque(book.node_seen(node.view()))
+    inbox += book.create(GroupSpec("g", (Bundle(some(0, x=2)),), PACK))
+    for _ in range(5000):
+        if book.groups["g"].state is GroupState.CREATED:
+            break
+        while len(node.table.waiting) < 4:
+            node.start(node.shapes[0])
+        for lease in list(node.table.held.values()):
+            if lease.lent:
+                if luck.random() < 0.4:
+                    node.tables.take_back(lease.number)
+            elif luck.random() < 0.2:
+                node.tables.lend(lease.number)
+            elif luck.random() < 0.2:
+                node.tables.release(lease.number)
+        inbox += book.node_seen(node.view())
+        while inbox or node.answers:
+            if inbox:
+                command = inbox.popleft()
+                if isinstance(command, Keep | Prepare | Commit | Return):
+                    node.perform(book, command)
+            else:
+                inbox += node.answers.popleft()()
+        node.table.check()
+    assert book.groups["g"].state is GroupState.CREATED
+
+
 @settings(max_examples=HISTORIES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**64))
 def test_no_group_that_tasks_alone_are_in_the_way_of_starves(seed: int) -> None:
