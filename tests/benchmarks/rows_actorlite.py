@@ -277,7 +277,8 @@ async def calls_args() -> AsyncIterator[Work]:
 def groups(number: int) -> RowSetup:
     async def call() -> None:
         made = await asyncio.gather(*[al.placement_group([{"CPU": 0.001}]) for _ in range(number)])
-        await asyncio.gather(*[group.ready(30) for group in made])
+        for group in made:
+            await group.ready(30)
         await asyncio.gather(*[al.remove_placement_group(group) for group in made])
 
     @asynccontextmanager
