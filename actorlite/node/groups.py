@@ -146,7 +146,7 @@ class Coordinator:
         self._names.pop((record.shape.namespace, record.shape.name), None)
         self._know_here()
         commands = self._book.remove(group)
-        state = GroupState.REMOVED.value
+        state = GroupState.REMOVED
         record.history.append(state)
         self._removed[group] = GroupInfo(
             record.shape, state, "it was removed", (), record.detached, tuple(record.history)
@@ -188,7 +188,7 @@ class Coordinator:
         ]
         return GroupInfo(
             record.shape,
-            state.state.value,
+            state.state,
             self._book.reason(group),
             tuple([ProcessId(node) for node in nodes]),
             record.detached,
@@ -261,13 +261,12 @@ class Coordinator:
         record = self._records.get(command.group)
         if record is None:
             return
-        record.history.append(command.state.value)
+        record.history.append(command.state)
         del record.history[:-MAX_HISTORY]
         if command.state is GroupState.CREATED:
             for future in record.waiting:
                 if not future.done():
                     future.set_result(None)
-        logger.debug("placement group %s is %s", command.group, command.state.value)
 
     def _here(self, command: Prepare | Commit) -> list[Command]:
         group, epoch, node = command.group, command.epoch, command.node
@@ -505,7 +504,7 @@ async def _when_all_have(ending: Iterable[asyncio.Task[Any]]) -> Yes:
 
 def detached_among(groups: Groups) -> tuple[GroupInfo, ...]:
     """Those that are there, and do not end with a session."""
-    return tuple([each for each in groups.groups if each.detached and each.state != GroupState.REMOVED.value])
+    return tuple([each for each in groups.groups if each.detached and each.state != GroupState.REMOVED])
 
 
 def _for_groups(view: NodeView) -> NodeView:

@@ -14,7 +14,7 @@ on all the nodes that it waits for, or on none. Else what one keeps could be wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 
 from msgspec import Struct, field, structs
 
@@ -25,7 +25,7 @@ from actorlite.state.rooms import NOTHING, Amounts, NodeRooms
 from actorlite.state.scheduling import MAX_TOLD, NodeView
 
 
-class GroupState(Enum):
+class GroupState(StrEnum):
     PENDING = "PENDING"
     PREPARED = "PREPARED"
     """All bundles are set aside on their nodes, which are being told that it holds."""
