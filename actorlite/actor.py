@@ -10,7 +10,6 @@ import copyreg
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import (
     Any,
     ClassVar,
@@ -22,6 +21,8 @@ from typing import (
     Unpack,
     cast,
 )
+
+from msgspec import structs
 
 from actorlite.context import ActorLink, Runtime, find_runtime
 from actorlite.definitions import ActorDefinition, CallKind, MethodDefinition
@@ -427,7 +428,7 @@ def _without_class(definition: ActorDefinition) -> ActorDefinition:
         return definition
     bare = _portable.get(definition)
     if bare is None:
-        bare = _portable[definition] = replace(definition, cls=None)
+        bare = _portable[definition] = structs.replace(definition, cls=None)
     return bare
 
 

@@ -12,8 +12,9 @@ import concurrent.futures
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from actorlite.errors import NoSessionError
 from actorlite.ids import ActorId, ObjectId, ProcessId
@@ -270,8 +271,7 @@ class CallScope(Protocol):
     def blocks_no_more(self, future: concurrent.futures.Future[Any]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class CallInfo:
+class CallInfo(Struct, frozen=True):
     """What `runtime_context()` tells about the running call."""
 
     task_id: ObjectId

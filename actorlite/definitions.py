@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct, field
 
 from actorlite.options import ActorOptions, MethodOptions, TaskOptions
 from actorlite.signatures import CallShape
@@ -25,8 +26,7 @@ class CallKind(Enum):
         return self is CallKind.GENERATOR or self is CallKind.ASYNC_GENERATOR
 
 
-@dataclass(eq=False, slots=True, weakref_slot=True)
-class FunctionDefinition:
+class FunctionDefinition(Struct, eq=False, weakref=True):
     """A remote function. Compared by identity: its code is encoded once per session."""
 
     function: Callable[..., Any]
@@ -36,8 +36,7 @@ class FunctionDefinition:
     options: TaskOptions
 
 
-@dataclass(frozen=True, slots=True)
-class MethodDefinition:
+class MethodDefinition(Struct, frozen=True):
     """A method as a handle sees it; plain data, so that it travels with the handle."""
 
     name: str
@@ -46,8 +45,7 @@ class MethodDefinition:
     options: MethodOptions
 
 
-@dataclass(eq=False, slots=True, weakref_slot=True)
-class ActorDefinition:
+class ActorDefinition(Struct, eq=False, weakref=True):
     """An actor class. `cls` is None in a process that only received a handle."""
 
     cls: type[Any] | None

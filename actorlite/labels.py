@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 NAME_CHARS = 63
 PREFIX_CHARS = 253
@@ -46,8 +47,7 @@ def check_label_value(where: str, value: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(Struct, frozen=True):
     name: str
     values: frozenset[str]
     negated: bool = False
@@ -59,8 +59,7 @@ class Term:
         return f"{self.name} {'not ' if self.negated else ''}in ({', '.join(sorted(self.values))})"
 
 
-@dataclass(frozen=True, slots=True)
-class LabelSelector:
+class LabelSelector(Struct, frozen=True):
     """Parsed; equal when it means the same. Make it with `parse`; `LabelSelector()` takes every node."""
 
     terms: frozenset[Term] = frozenset()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 WHEN_FULL = ("wait", "raise", "drop-oldest", "shed")
 
 
-@dataclass(frozen=True, slots=True)
-class Mailbox:
+class Mailbox(Struct, frozen=True):
     """How much may wait in an actor's mailbox, and what happens to a call that finds it full.
 
     `"wait"`: it waits at its caller, in order, under its deadline. `"raise"`: it fails with `MailboxFullError`, not

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar
 
+from msgspec import Struct
+
 from actorlite.checks import DEFAULT_GROUP as DEFAULT_GROUP
 from actorlite.checks import (
     Check,
@@ -364,22 +366,24 @@ def check_streaming(options: TaskOptions | MethodOptions, name: str, *, generato
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(Struct, frozen=True):
     check: Check
     neutral: tuple[Any, ...] = (None,)
     """For an option of `NOT_YET`: the values that ask for nothing."""
     decorator_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+def _no_rule(given: Mapping[str, Any]) -> None:
+    """Of options together."""
+
+
+class _Kind(Struct, frozen=True):
     """The options of tasks, actors or methods: which there are, and rules between them."""
 
     noun: str
     rules: Mapping[str, _Rule]
     defaults: Mapping[str, Any]
-    together: Callable[[Mapping[str, Any]], None] = field(default=lambda given: None)
+    together: Callable[[Mapping[str, Any]], None] = _no_rule
 
 
 def _defaults(options: type[Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import ItemsView, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 UNITS_PER_ONE = 10_000
 MAX_QUANTITY = 1e14
@@ -205,8 +206,7 @@ def task_request(
     return ResourceSet({**units, CPU: to_units("num_cpus", 1 if num_cpus is None else num_cpus)})
 
 
-@dataclass(frozen=True, slots=True)
-class ActorRequest:
+class ActorRequest(Struct, frozen=True):
     """What an actor needs to be placed, and what it holds while it lives."""
 
     placement: ResourceSet
@@ -293,8 +293,7 @@ def check_labels(name: str, value: Any) -> None:
 _RULE = f"use at most {MAX_LABEL} letters, digits, - _ and . with a letter or digit at both ends"
 
 
-@dataclass(frozen=True, slots=True)
-class NodeResources:
+class NodeResources(Struct, frozen=True):
     """What a new node is told to have; None is what is found on the host."""
 
     num_cpus: float | None = None
@@ -308,7 +307,7 @@ class NodeResources:
     def given(self) -> list[str]:
         """The names of what was given."""
         empty = NodeResources()
-        return [name for name in self.__slots__ if getattr(self, name) != getattr(empty, name)]
+        return [name for name in self.__struct_fields__ if getattr(self, name) != getattr(empty, name)]
 
 
 def check_node(what: NodeResources) -> None:

@@ -6,8 +6,9 @@ All three options together become one `Where`, which is what requests for worker
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict
+
+from msgspec import Struct
 
 from actorlite.labels import LabelSelector
 from actorlite.loading import nearest
@@ -45,13 +46,11 @@ class GroupLike(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SpreadStrategy:
+class SpreadStrategy(Struct, frozen=True):
     """Go round all nodes that have room: the same as `scheduling_strategy="SPREAD"`."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAffinityStrategy:
+class NodeAffinityStrategy(Struct, frozen=True):
     """Run on one node. When it is gone, or too small, the call fails; with `soft=True` it runs elsewhere then.
 
     A busy node is waited for in either case.
@@ -75,8 +74,7 @@ class NodeAffinityStrategy:
             raise TypeError(f"NodeAffinityStrategy(soft={self.soft!r}) must be True or False")
 
 
-@dataclass(frozen=True, slots=True)
-class PlacementGroupStrategy:
+class PlacementGroupStrategy(Struct, frozen=True):
     """Run in a bundle of a placement group: in the one of `bundle_index`, or in any (-1).
 
     `capture_children`: what such work starts runs in the group, too, unless it names a strategy of its own. With
@@ -138,8 +136,7 @@ def check_fit(what: str, needs: ResourceSet, group: str, sizes: Sequence[Resourc
 Strategy = Literal["DEFAULT", "SPREAD"] | SpreadStrategy | NodeAffinityStrategy | PlacementGroupStrategy
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """What a request for a worker says of the place. Equal ones share leases."""
 
     spread: bool = False
@@ -253,15 +250,14 @@ def check_light(process: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class GroupRequest:
+class GroupRequest(Struct, frozen=True):
     """A placement group that is asked for, validated."""
 
     sizes: tuple[ResourceSet, ...]
     strategy: str = "PACK"
     name: str = ""
     lifetime: str | None = None
-    selectors: tuple[Selector, ...] = field(default=())
+    selectors: tuple[Selector, ...] = ()
     """One for each bundle, or none at all."""
 
 

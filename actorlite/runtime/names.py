@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from actorlite.definitions import ActorDefinition
 from actorlite.errors import ActorliteError, ActorUnavailableError, ControlUnavailable, Outcome
@@ -243,7 +244,7 @@ def _taken(link: Link, found: Link) -> str:
 
 def entry_of(link: Link) -> bytes:
     """What control keeps of an actor, for those who find it."""
-    definition = link.definition if link.definition.cls is None else replace(link.definition, cls=None)
+    definition = link.definition if link.definition.cls is None else structs.replace(link.definition, cls=None)
     encoded = encode((link.id, link.owner_address or link.runtime.hub.identity.address, link.options, definition))
     return bytes((encoded.kind,)) + bytes(encoded.data)
 

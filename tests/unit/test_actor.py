@@ -3,7 +3,6 @@ from __future__ import annotations
 import abc
 import asyncio
 import copy
-import dataclasses
 import pickle
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import pytest
+from msgspec import structs
 
 import actorlite as al
 from actorlite.actor import definition_of
@@ -515,5 +515,5 @@ def forget_and_decode(encoded: Any, cls: type[Any]) -> Any:
 
 
 def test_definitions_are_plain_data_without_the_class() -> None:
-    bare = dataclasses.replace(definition_of(Counter), cls=None)
+    bare = structs.replace(definition_of(Counter), cls=None)
     assert len(pickle.dumps(bare)) < 1500
