@@ -180,6 +180,14 @@ class BundleMoved(PlacementGroupError):
     """A bundle is not, or not any more, on the node that was asked; nodes tell each other, and look again."""
 
 
+class NodeDraining(ActorliteError):
+    """The node takes nothing new, because it is about to leave the cluster; nodes tell each other, and ask another."""
+
+
+class DrainRefused(ActorliteError):
+    """The node cannot be drained; the text says why, and what to do instead."""
+
+
 class ActorError(ActorliteError):
     """Base of the errors about an actor's life."""
 

@@ -29,13 +29,16 @@ def load_of(view: NodeView) -> NodeLoad:
     total, free = view.total, view.free
     more = tuple([(name, units, free.units_of(name)) for name, units in total.items() if name != CPU])
     labels = tuple(view.labels.items())
-    return NodeLoad(total.units_of(CPU), free.units_of(CPU), more, labels, view.kept.pairs, view.lasting.pairs)
+    return NodeLoad(
+        total.units_of(CPU), free.units_of(CPU), more, labels, view.kept.pairs, view.lasting.pairs, view.draining
+    )
 
 
 def view_of(node: ProcessId, load: NodeLoad) -> NodeView:
     total = ResourceSet({CPU: load.total, **{name: units for name, units, _ in load.more}})
     free = ResourceSet({CPU: load.free, **{name: units for name, _, units in load.more}})
-    return NodeView(node, total, free, dict(load.labels), ResourceSet(load.kept), ResourceSet(load.lasting))
+    kept, lasting = ResourceSet(load.kept), ResourceSet(load.lasting)
+    return NodeView(node, total, free, dict(load.labels), kept, lasting, load.draining)
 
 
 SAY_LOAD_S = 0.01

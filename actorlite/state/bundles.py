@@ -31,7 +31,7 @@ class GroupState(StrEnum):
     """All bundles are set aside on their nodes, which are being told that it holds."""
     CREATED = "CREATED"
     RESCHEDULING = "RESCHEDULING"
-    """Some bundles were lost with a node and look for a new one; the others go on."""
+    """Some bundles were lost with a node, or have to leave one, and look for a new one; the others go on."""
     REMOVED = "REMOVED"
 
 
@@ -121,6 +121,9 @@ class Group(Struct):
     """What nodes are to keep for it; they are told so while it waits and it is its turn."""
     kept_of: list[int] = field(default_factory=list)
     """The bundles that this is for."""
+    left: dict[tuple[ProcessId, int], None] = field(default_factory=dict)
+    """Nodes that are being drained, and the attempts that placed bundles there: what runs in those may go on for a
+    while."""
 
     @property
     def missing(self) -> list[int]:
@@ -189,8 +192,12 @@ class GroupBook:
     # --- events
 
     def node_seen(self, view: NodeView) -> list[Command]:
-        """A node is there, or says what it has."""
+        """A node is there, or says what it has. From when it says that it is being drained its bundles are looked for
+        elsewhere, and it is told to give them back."""
+        before = self.rooms.views.get(view.node)
         self.rooms.seen(view)
+        if view.draining and before is not None and not before.draining:
+            return self._vacate(view.node, gone=False) + self._advance()
         for group in self._waiting.values():
             if group.refusals.pop(view.node, ""):
                 self.rooms.version += 1
@@ -200,22 +207,10 @@ class GroupBook:
         """A node is gone with what it held."""
         if not self.rooms.lost(node):
             return []
-        commands: list[Command] = []
         self._kept = {
             name: {each: size for each, size in told.items() if each != node} for name, told in self._kept.items()
         }
-        for group in list(self.groups.values()):
-            group.refusals.pop(node, None)
-            if group.attempt is not None and node in group.attempt.places.values():
-                commands += self._roll_back(group, without=node)
-            lost = [index for index, where in group.placed.items() if where.node == node]
-            for index in lost:
-                del group.placed[index]
-            if lost:
-                commands += _set(group, GroupState.RESCHEDULING)
-                if group.attempt is None:
-                    self._waiting[group.spec.group] = group
-        return commands + self._advance()
+        return self._vacate(node, gone=True) + self._advance()
 
     def create(self, spec: GroupSpec) -> list[Command]:
         if spec.group in self.groups:
@@ -268,6 +263,7 @@ class GroupBook:
         commands: list[Command] = []
         for node, epoch in dict.fromkeys((where.node, where.epoch) for where in group.placed.values()):
             commands.append(Return(node, name, epoch))
+        commands += [Return(node, name, epoch) for node, epoch in group.left]
         for node in dict.fromkeys(where.node for where in group.placed.values()):
             self.rooms.given_back(node, group.needs_on(node))
         changed = _set(group, GroupState.REMOVED)
@@ -297,14 +293,16 @@ class GroupBook:
         if not missing:
             return ""
         if self._is_impossible(group):
-            return f"no placement even if all nodes were free: {why_impossible(group, self._emptied(group))}"
+            why = why_impossible(group, self._emptied(group))
+            draining = [self._told(view, name) for view in self.rooms.views.values() if view.draining][:MAX_TOLD]
+            return "; ".join([f"no placement even if all nodes were free: {why}", *draining])
         text = f"no room now for {len(missing)} bundle(s) of {group.spec.strategy}"
         if group.state is GroupState.RESCHEDULING:
-            text += ", lost with their node"
+            text += ", lost with their node, or to be moved from one that is being drained"
         before = sum(1 for each in self._waiting.values() if each.turn < group.turn)
         if before:
             text += f"; {before} group(s) came before it"
-        told = [f"node {node} has {self.rooms.usable(node, name)}" for node in list(self.rooms.views)[:MAX_TOLD]]
+        told = [self._told(view, name) for view in list(self.rooms.views.values())[:MAX_TOLD]]
         said = [f"node {node} refused: {why}" for node, why in group.refusals.items()]
         return "; ".join([text, *told, *said])
 
@@ -330,6 +328,30 @@ class GroupBook:
         if group is None or group.attempt is None or group.attempt.epoch != epoch:
             return None, None
         return group, group.attempt
+
+    def _vacate(self, node: ProcessId, *, gone: bool) -> list[Command]:
+        """Nothing is to be on this node any more. One that is not `gone` is told so."""
+        commands: list[Command] = []
+        for name, group in list(self.groups.items()):
+            group.refusals.pop(node, None)
+            if gone and group.left:
+                group.left = {each: None for each in group.left if each[0] != node}
+            if group.attempt is not None and node in group.attempt.places.values():
+                commands += self._roll_back(group, without=node if gone else None)
+            lost = {index: where.epoch for index, where in group.placed.items() if where.node == node}
+            if not lost:
+                continue
+            if not gone:
+                self.rooms.given_back(node, group.needs_on(node))
+                epochs = dict.fromkeys(lost.values())
+                group.left |= dict.fromkeys([(node, epoch) for epoch in epochs])
+                commands += [Return(node, name, epoch) for epoch in epochs]
+            for index in lost:
+                del group.placed[index]
+            commands += _set(group, GroupState.RESCHEDULING)
+            if group.attempt is None:
+                self._waiting[name] = group
+        return commands
 
     def _roll_back(self, group: Group, without: ProcessId | None = None) -> list[Command]:
         """Give an attempt up. `without`: a node that has nothing of it."""
@@ -412,7 +434,7 @@ class GroupBook:
         rooms, name = self.rooms, group.spec.group
         if group.looked == rooms.version:
             return None
-        allowed = [view for view in rooms.views.values() if view.node not in group.refusals]
+        allowed = [view for view in rooms.takers() if view.node not in group.refusals]
         places = group.find_places({view.node: Room(rooms.usable(view.node, name), view.labels) for view in allowed})
         if places is None:
             group.looked = rooms.version
@@ -440,9 +462,13 @@ class GroupBook:
             places = group.find_places(self.rooms.without_leases()) or group.find_places(self._emptied(group)) or {}
             self.rooms.mark(name, group.amounts(places))
 
+    def _told(self, view: NodeView, group: str) -> str:
+        what = "is being drained" if view.draining else f"has {self.rooms.usable(view.node, group)}"
+        return f"node {view.node} {what}"
+
     def _emptied(self, group: Group) -> dict[ProcessId, Room]:
         """Nodes as they would be without anything but this group's own bundles."""
-        views = self.rooms.views.values()
+        views = self.rooms.takers()
         return {view.node: Room(view.total.less(group.needs_on(view.node)), view.labels) for view in views}
 
     def _is_impossible(self, group: Group) -> bool:

@@ -44,12 +44,14 @@ class NodeRooms:
         before = self.views.get(view.node)
         if before is None:
             self.held[view.node] = self._unsaid[view.node] = NOTHING
-        if before is None or (before.total, before.labels) != (view.total, view.labels):
+        if before is None or _kind(before) != _kind(view):
             self.node_version += 1
             self.version += 1
         elif not before.free.fits(view.free) or before.lasting != view.lasting:
             self.version += 1
         self.views[view.node] = view
+        if view.draining:
+            self.unmark()
 
     def lost(self, node: ProcessId) -> bool:
         """Whether it was known."""
@@ -92,21 +94,27 @@ class NodeRooms:
             self.marked_for, self._marked = "", {}
             self.version += 1
 
+    def takers(self) -> list[NodeView]:
+        """Nodes that bundles may be placed on: all but those that are being drained."""
+        return [view for view in self.views.values() if not view.draining]
+
     def usable(self, node: ProcessId, group: str) -> ResourceSet:
         """What a bundle of the group may use of a node now."""
+        if self.views[node].draining:
+            return NOTHING
         return self._beside(node, group, self._free(node))
 
     def obtainable(self, group: str) -> dict[ProcessId, Room]:
         """Nodes as they would be for the group if all tasks ended, but those that wait for others."""
         found: dict[ProcessId, Room] = {}
-        for node, view in self.views.items():
-            left = view.total.less(self.held[node]).less(view.lasting)
-            found[node] = Room(self._beside(node, group, left), view.labels)
+        for view in self.takers():
+            left = view.total.less(self.held[view.node]).less(view.lasting)
+            found[view.node] = Room(self._beside(view.node, group, left), view.labels)
         return found
 
     def without_leases(self) -> dict[ProcessId, Room]:
         """Nodes as they would be if only bundles took room."""
-        return {view.node: Room(view.total.less(self.held[view.node]), view.labels) for view in self.views.values()}
+        return {view.node: Room(view.total.less(self.held[view.node]), view.labels) for view in self.takers()}
 
     def _beside(self, node: ProcessId, group: str, room: ResourceSet) -> ResourceSet:
         """What of this leaves the room that is marked, or kept, for another group."""
@@ -121,3 +129,8 @@ class NodeRooms:
 
     def __repr__(self) -> str:
         return f"<NodeRooms nodes={len(self.views)} marked_for={self.marked_for!r}>"
+
+
+def _kind(view: NodeView) -> tuple[object, ...]:
+    """What says which bundles it could ever have."""
+    return view.total, view.labels, view.draining

@@ -43,6 +43,8 @@ class NodeView(Struct, frozen=True, gc=False):
     """Free, too, but for placement groups only."""
     lasting: ResourceSet = ResourceSet()
     """Held by what may not end by itself: actors, and tasks that wait for others."""
+    draining: bool = False
+    """It takes nothing new, and leaves when what runs there has ended."""
 
     @property
     def use(self) -> float:
@@ -53,6 +55,10 @@ class NodeView(Struct, frozen=True, gc=False):
             if total:
                 most = max(most, (total - self.free.units_of(name)) / total)
         return most
+
+    def takes(self, needs: ResourceSet, *, now: bool) -> bool:
+        """Whether something new may be placed there: `now`, or some day."""
+        return not self.draining and (self.free if now else self.total).fits(needs)
 
 
 class Affinity(Struct, frozen=True):
@@ -124,7 +130,7 @@ class NodeIndex:
         """
         if wish.affinity is not None:
             view = self.views.get(wish.affinity.node)
-            if view is not None and view.total.fits(wish.needs) and _matches_one(wish.selectors, view):
+            if view is not None and view.takes(wish.needs, now=False) and _matches_one(wish.selectors, view):
                 return view.node
             if not wish.affinity.soft:
                 return None
@@ -140,18 +146,18 @@ class NodeIndex:
         if wish.affinity is not None and not wish.affinity.soft:
             return False
         view = self.views.get(besides)
-        if view is not None and view.free.fits(wish.needs) and _matches_one(wish.selectors, view):
+        if view is not None and view.takes(wish.needs, now=True) and _matches_one(wish.selectors, view):
             return False  # it is about to have it
         return any(self._best(wish, selector, NOWHERE, ready=True) is not None for selector in wish.selectors)
 
     def _best(self, wish: Wish, selector: LabelSelector, near: ProcessId, ready: bool) -> ProcessId | None:
         view = self.views.get(near) if near else None
         if view is not None and not wish.spread and selector.matches(view.labels):
-            if (view.free if ready else view.total).fits(wish.needs):
+            if view.takes(wish.needs, now=ready):
                 return near
         if not ready and not wish.spread:
             here = self.views.get(self._here)
-            if here is not None and here.total.fits(wish.needs) and selector.matches(here.labels):
+            if here is not None and here.takes(wish.needs, now=False) and selector.matches(here.labels):
                 return self._here
         in_turn = wish.spread or not ready
         ranking = self._ranking(wish.needs, selector, ready, in_turn)
@@ -269,7 +275,7 @@ class _Ranking:
 
     def _place(self, index: NodeIndex, view: NodeView) -> Key | None:
         """Where it stands; None when it cannot take such a request (now)."""
-        if not (view.free if self._ready else view.total).fits(self._needs):
+        if not view.takes(self._needs, now=self._ready):
             return None
         return self._key(index, view) if self._selector.matches(view.labels) else None
 
@@ -293,4 +299,6 @@ def _lacks(view: NodeView, needs: ResourceSet, selectors: tuple[LabelSelector, .
     if not _matches_one(selectors, view):
         wanted = " or ".join(f"[{selector}]" for selector in selectors)
         return f"node {view.node} has labels {dict(view.labels)}, not {wanted}"
+    if view.draining:
+        return f"node {view.node} is being drained: it takes nothing new"
     return f"node {view.node} lacks {view.total.shortfall(needs)}"

@@ -62,6 +62,7 @@ from actorlite.wire.groups import (
 from actorlite.wire.nodes import (
     Capacity,
     Chunk,
+    DrainNode,
     HasObject,
     JoinNode,
     KnownNodes,
@@ -219,6 +220,7 @@ RequestBody = (
     | ExplainObjects
     | JoinNode
     | HasObject
+    | DrainNode
     | HandOverObjects
     | LeaseRoom
     | ClaimName

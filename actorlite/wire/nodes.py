@@ -37,6 +37,8 @@ class NodeLoad(_NodeMessage, tag=70, frozen=True):
     """Free, too, but for placement groups only."""
     lasting: tuple[tuple[str, int], ...] = ()
     """Held by what may not end by itself."""
+    draining: bool = False
+    """Whether it takes nothing new, and leaves soon."""
 
 
 class ProcessEnded(_NodeMessage, tag=71, frozen=True):
@@ -77,6 +79,17 @@ class JoinNode(_NodeMessage, tag=135, frozen=True):
     """The sender is a node, and wants to know the others."""
 
     load: NodeLoad
+
+
+class DrainNode(_NodeMessage, tag=139, frozen=True):
+    """Take nothing new, and end when what runs there has ended, or is ended after `timeout_s`. Answered by `Yes`, when
+    that is so. To a node that is being drained it says at most that there is less time. Refused by a node that leads,
+    and by the last one."""
+
+    timeout_s: float | None = None
+    """None: as long as it takes."""
+    node: ProcessId = ProcessId("")
+    """Another node that is meant, which the receiver asks."""
 
 
 class HasObject(_NodeMessage, tag=136, frozen=True):

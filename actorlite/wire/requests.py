@@ -70,6 +70,8 @@ class Reclaim(_RequestMessage, tag=105, frozen=True):
     ended."""
 
     leases: tuple[int, ...] = ()
+    drained: bool = False
+    """Whether their node is about to leave: actors that may be made anew are, elsewhere."""
 
 
 class Blocked(_RequestMessage, tag=106, frozen=True):

@@ -41,6 +41,7 @@ class SimNode:
         self.leases: list[ResourceSet] = []
         self.inbox: deque[Command] = deque()
         self.answers: deque[Callable[[], list[Command]]] = deque()
+        self.draining = False
         self.said = self.total
 
     @property
@@ -51,7 +52,7 @@ class SimNode:
         return free
 
     def view(self) -> NodeView:
-        return NodeView(self.id, self.total, self.free)
+        return NodeView(self.id, self.total, self.free, draining=self.draining)
 
 
 class Sim:
@@ -75,6 +76,11 @@ class Sim:
     def kill(self, node: SimNode) -> None:
         del self.nodes[node.id]
         self.perform(self.book.node_lost(node.id))
+
+    def drain(self, node: SimNode) -> None:
+        """It says so, behind what it has said."""
+        node.draining = True
+        self.say(node)
 
     def perform(self, commands: list[Command]) -> None:
         for command in commands:
@@ -151,6 +157,7 @@ class Sim:
             assert group.attempt is None
             assert (group.state is GroupState.CREATED) is (not group.missing)
             for index, where in group.placed.items():
+                assert not self.nodes[where.node].draining
                 wanted[where.node, name, index] = where.epoch
             nodes = [where.node for where in group.placed.values()]
             if group.spec.strategy == STRICT_SPREAD:
@@ -263,6 +270,64 @@ def test_a_node_lost_while_lost_bundles_are_placed() -> None:
     sim.add_node(2)
     sim.settle()
     assert sim.state("g") == "CREATED"
+    sim.check_settled()
+
+
+def test_bundles_leave_a_node_that_is_drained_which_is_told_to_give_them_back() -> None:
+    sim = Sim(2, 2, 2)
+    sim.create(spec("g", 2, 2, strategy=STRICT_SPREAD))
+    sim.settle()
+    where = sim.nodes_of("g")
+    before = dict(sim.book.groups["g"].placed)
+    sim.drain(sim.nodes[where[0]])
+    sim.settle()
+    assert sim.changes[-2:] == [("g", "RESCHEDULING"), ("g", "CREATED")]
+    assert sim.nodes_of("g")[1] == where[1]
+    assert sim.book.groups["g"].placed[1] is before[1]
+    assert sim.nodes[where[0]].reservations.all == []
+    sim.check_settled()
+    # What may still run in the one that it left ends with the group.
+    commands = sim.book.remove("g")
+    assert Return(ProcessId(where[0]), "g", before[0].epoch) in commands
+    sim.perform(commands)
+    sim.settle()
+    assert all(node.free == node.total for node in sim.nodes.values())
+
+
+def test_a_node_that_is_drained_says_why_groups_wait_and_is_no_placement_for_any() -> None:
+    sim = Sim(2, 2)
+    sim.create(spec("g", 2, 2, strategy=STRICT_SPREAD))
+    sim.settle()
+    sim.drain(sim.nodes["n1"])
+    sim.settle()
+    assert sim.state("g") == "RESCHEDULING"
+    assert sim.book.reason("g").endswith("node n1 is being drained")
+    sim.create(spec("h", 2))
+    sim.settle()
+    assert sim.state("h") == "PENDING"
+    assert "node n1 is being drained" in sim.book.reason("h")
+    sim.add_node(4)
+    sim.settle()
+    assert sim.state("g") == sim.state("h") == "CREATED"
+    sim.kill(sim.nodes["n1"])
+    sim.settle()
+    sim.check_settled()
+    assert not sim.book.groups["g"].left
+
+
+@pytest.mark.parametrize("committing", [False, True])
+def test_a_node_that_is_drained_while_an_attempt_is_under_way_gives_back_what_it_prepared(committing: bool) -> None:
+    sim = Sim(2, 2)
+    first, second = sim.nodes.values()
+    sim.create(spec("g", 2))
+    node = first if first.inbox else second
+    sim.deliver(node)
+    if committing:
+        sim.hear(node)
+    sim.drain(node)
+    sim.settle()
+    assert sim.state("g") == "CREATED"
+    assert node.reservations.all == []
     sim.check_settled()
 
 
@@ -388,7 +453,9 @@ def _step(sim: Sim, luck: random.Random, names: int) -> int:
         sim.remove(luck.choice(list(sim.book.groups)))
     elif what < 0.27 and nodes:
         sim.kill(node)
-    elif what < 0.31 and len(nodes) < 6:
+    elif what < 0.29 and nodes:
+        sim.drain(node)
+    elif what < 0.33 and len(nodes) < 6:
         sim.add_node(luck.randint(1, 6))
     elif nodes and what < 0.40 and node.free:
         node.leases.append(cpus(luck.randint(1, max(1, int(node.free.to_floats()["CPU"])))))

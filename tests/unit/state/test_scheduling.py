@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -180,3 +182,47 @@ def _check(nodes: NodeIndex, wish: Wish, near: ProcessId, found: ProcessId | Non
         best = min(view.use if view.use >= CROWDED else 0.0 for view in ready)
         use = nodes.views[found].use
         assert (use if use >= CROWDED else 0.0) == best
+
+
+def drained(view: NodeView) -> NodeView:
+    return replace(view, draining=True)
+
+
+def test_a_node_that_is_drained_gets_nothing_new_however_it_is_asked_for() -> None:
+    b = ProcessId("b")
+    nodes = index(node("a", 2, 0), drained(node("b", 8, 8, gpus=1, labels={"zone": "x"})))
+    assert nodes.choose(Wish(ONE)) == "a"
+    assert nodes.choose(Wish(ONE), b) == "a"
+    assert nodes.choose(Wish(ONE, spread=True)) == "a"
+    assert nodes.choose(Wish(ONE, affinity=Affinity(b, soft=True))) == "a"
+    assert nodes.choose(Wish(ONE, affinity=Affinity(b))) is None
+    assert nodes.shortfall(Wish(ONE, affinity=Affinity(b))) == "node b is being drained: it takes nothing new"
+    assert nodes.choose(Wish(ONE, (labelled(zone="x"),))) is None
+    assert nodes.choose(Wish(cpus(4))) is None
+    assert "node b is being drained" in nodes.shortfall(Wish(cpus(4)))
+    assert not nodes.has_room(Wish(ONE), ProcessId("a"))
+    nodes.put(node("c", 2, 2))
+    # What waits on the node that leaves had better go where there is room.
+    assert nodes.has_room(Wish(ONE), b)
+
+
+def test_a_node_that_is_drained_sends_even_its_own_requests_away() -> None:
+    nodes = index(drained(node("a", 8)), node("b", 1, 0))
+    assert nodes.choose(Wish(ONE)) == "b"
+    assert nodes.choose(Wish(ONE), ProcessId("a")) == "b"
+    assert nodes.choose(Wish(cpus(2))) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), max_size=40), st.booleans())
+def test_no_order_of_news_lets_a_request_reach_a_node_that_is_drained(
+    news: list[tuple[int, bool, int]], spread: bool
+) -> None:
+    nodes = index(node("n0", 3))
+    for which, draining, free in news:
+        view = node(f"n{which}", 3, free)
+        nodes.put(replace(view, draining=draining))
+        for wish in (Wish(ONE, spread=spread), Wish(cpus(3), spread=spread)):
+            found = nodes.choose(wish)
+            able = [each for each in nodes.views.values() if not each.draining]
+            assert (found is None) is (not able)
+            assert found is None or not nodes.views[found].draining

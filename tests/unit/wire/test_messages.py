@@ -88,6 +88,7 @@ from actorlite.wire.messages import (
 from actorlite.wire.nodes import (
     Capacity,
     Chunk,
+    DrainNode,
     HasObject,
     JobInfo,
     JoinNode,
@@ -366,7 +367,7 @@ GOLDEN = {
     ),
     "reclaim": (
         Reclaim(),
-        "926990",
+        "936990c2",
     ),
     "blocked": (
         Blocked(True),
@@ -599,7 +600,7 @@ GOLDEN = {
     ),
     "node load": (
         NodeLoad(40_000, 10_000),
-        "9746cd9c40cd271090909090",
+        "9846cd9c40cd271090909090c2",
     ),
     "process ended": (
         ProcessEnded("0011223344556677", "job-1"),
@@ -623,19 +624,35 @@ GOLDEN = {
     ),
     "join node": (
         Request(1, JoinNode(NodeLoad(40_000, 10_000))),
-        "93280192cc879746cd9c40cd271090909090",
+        "93280192cc879846cd9c40cd271090909090c2",
     ),
     "has object": (
         Request(1, HasObject("w-1")),
         "93280192cc88a3772d31",
     ),
+    "drain a node": (
+        Request(1, DrainNode(2.5, "0011223344556677")),
+        "93280193cc8bcb4004000000000000b030303131323233333434353536363737",
+    ),
+    "drain a node at leisure": (
+        Request(1, DrainNode()),
+        "93280193cc8bc0a0",
+    ),
+    "node load of one that is drained": (
+        NodeLoad(40_000, 10_000, draining=True),
+        "9846cd9c40cd271090909090c3",
+    ),
+    "reclaim for a drain": (
+        Reclaim((7,), True),
+        "93699107c3",
+    ),
     "known nodes": (
         Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",))),
-        "95290194cc919746cd9c40cd27109090909091a87564733a2f2f2f6ea0a0a0",
+        "95290194cc919846cd9c40cd271090909090c291a87564733a2f2f2f6ea0a0a0",
     ),
     "known nodes and their leader": (
         Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",), "0011223344556677")),
-        "95290194cc919746cd9c40cd27109090909091a87564733a2f2f2f6eb030303131323233333434353536363737a0a0",
+        "95290194cc919846cd9c40cd271090909090c291a87564733a2f2f2f6eb030303131323233333434353536363737a0a0",
     ),
     "claim a name": (
         Request(7, ClaimName("actor", "space", "hits", ACTOR, b"entry")),
@@ -744,7 +761,7 @@ GOLDEN = {
     ),
     "node load, kept and lasting": (
         NodeLoad(40_000, 10_000, (), (), (("CPU", 10_000),), (("x", 5_000),)),
-        "9746cd9c40cd271090909192a3435055cd27109192a178cd1388",
+        "9846cd9c40cd271090909192a3435055cd27109192a178cd1388c2",
     ),
     "group": (
         Response(7, GroupInfo(SHAPE, "PENDING", "no room", ("n1", ""), True, ("PENDING",))),
@@ -757,7 +774,7 @@ GOLDEN = {
     ),
     "bundles done": (
         Response(7, BundlesDone(NodeLoad(40_000, 10_000), "no room")),
-        "95290793cca29746cd9c40cd271090909090a76e6f20726f6f6da0a0",
+        "95290793cca29846cd9c40cd271090909090c2a76e6f20726f6f6da0a0",
     ),
 }
 HANDSHAKE = ("hello", "challenge", "proof", "welcome", "refused")
