@@ -20,7 +20,7 @@ from actorlite.ids import ActorId
 from actorlite.loading import load
 from actorlite.rpc.handshake import PYTHON
 from actorlite.rpc.peer import Peer
-from actorlite.state.actors import DeathCause
+from actorlite.state.actors import DeathCause, Restarts
 from actorlite.state.directory import Directory, Holder
 from actorlite.wire.control import ACTOR_KIND, NOBODY, CreateDetached, DetachedActor, NameHolder
 from actorlite.wire.requests import ActorPlace, KillActor, ResolveActor, Yes
@@ -161,10 +161,10 @@ class DetachedActors:
         keeper.runtime.restarter.on_restart = self._restarted
         return keeper
 
-    def _restarted(self, link: Link) -> None:
+    def _restarted(self, link: Link, restarts: Restarts) -> None:
         actor = self._actors.get(link.id)
         if actor is not None:
-            actor = self._actors[link.id] = msgspec.structs.replace(actor, restarts=link.restarts)
+            actor = self._actors[link.id] = msgspec.structs.replace(actor, restarts=restarts.done, moves=restarts.moves)
             self._persistence.put_soon(PREFIX + link.id, msgspec.msgpack.encode(actor))
 
     def _link_ended(self, keeper: Keeper, environment: Environment, target: ActorId) -> None:
@@ -286,7 +286,7 @@ def _why_not(actor: DetachedActor) -> str:
         allowed = load(KEEPER.format("options_of"))(actor).max_restarts
     except (ActorliteError, AttributeError) as error:
         return str(error)
-    if 0 <= allowed <= actor.restarts:
+    if not Restarts(allowed, actor.restarts, moves=actor.moves).left:
         return f"its node ended, and max_restarts={allowed} does not let it be made anew"
     if actor.python != PYTHON:
         return f"it was made with Python {actor.python}, and this is {PYTHON}"

@@ -87,6 +87,7 @@ class Keeper:
         runtime.directory.created[link.id] = link
         if actor.restarts:
             recipe.restarts.done = link.restarts = actor.restarts
+            recipe.restarts.moves = actor.moves
             link.happened(ActorEvent.CRASHED)
         if options.max_restarts:
             runtime.restarter.keep(link.id, recipe)

@@ -7,6 +7,7 @@ workers all these tables are one: `Tables`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 from actorlite.errors import BundleMoved
 from actorlite.resources import ResourceSet
@@ -30,6 +31,9 @@ class Tables:
         self._queued: dict[int, list[Bundle]] = {}
         """Requests for any of several bundles, and for one."""
         self._held: dict[int, Bundle] = {}
+        self.left: dict[tuple[str, int], list[Bundle]] = {}
+        """Bundles that are elsewhere now, because this node is drained, and in which something still runs; by group
+        and attempt."""
 
     # --- bundles
 
@@ -116,7 +120,7 @@ class Tables:
 
     def owner_lost(self, owner: str) -> tuple[list[HeldLease], list[LeaseRequest]]:
         lost, granted = self.node.owner_lost(owner)
-        for bundle in self.reservations.all if self._held or self._queued else ():
+        for bundle in self._bundles if self._held or self._queued else ():
             if not bundle.is_used:
                 continue
             gone = {request.number for request in bundle.table.room.of_owner(owner)}
@@ -144,6 +148,20 @@ class Tables:
     def users_of(self, bundle: Bundle) -> tuple[list[int], list[int]]:
         """The requests that wait in a bundle, and the leases held in it."""
         return (list(bundle.table.waiting), list(bundle.table.held)) if bundle.is_used else ([], [])
+
+    @property
+    def each(self) -> list[LeaseTable]:
+        """The node's table, and those of bundles."""
+        return [self.node, *[bundle.table for bundle in self._bundles if bundle.is_used]]
+
+    @property
+    def queued(self) -> list[int]:
+        """The requests that wait for bundles."""
+        return list(self._queued)
+
+    @property
+    def _bundles(self) -> list[Bundle]:
+        return [*self.reservations.all, *chain(*self.left.values())]
 
     def _granted(self, bundle: Bundle, granted: list[LeaseRequest]) -> list[LeaseRequest]:
         """Requests that got a bundle wait for no other one any more."""

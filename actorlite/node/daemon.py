@@ -14,12 +14,13 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from actorlite.errors import ConnectionLost
+from actorlite.errors import ConnectionLost, NodeDraining
 from actorlite.host import Entropy, Spawner
 from actorlite.ids import ActorId, ProcessId
 from actorlite.loading import load
 from actorlite.node.deaths import Deaths
 from actorlite.node.desk import LeaseDesk, Means
+from actorlite.node.draining import Draining
 from actorlite.node.groups import GroupDesk, detached_among
 from actorlite.node.kept import KeptGroups, Shelf
 from actorlite.node.members import Members, load_of
@@ -121,7 +122,9 @@ class ControlPart(Protocol):
 
 
 class Node:
-    def __init__(self, options: NodeOptions, spawner: Spawner, entropy: Entropy, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, options: NodeOptions, spawner: Spawner, entropy: Entropy, on_stop: Callable[[str], None]
+    ) -> None:
         self.options = options
         self.table = LeaseTable(options.total)
         self._spawner = spawner
@@ -157,6 +160,16 @@ class Node:
         self.deaths = Deaths(self.hub, self.workers, self.members)
         means = Means(options.gpus, options.sets_threads)
         self.desk = LeaseDesk(self.table, self.hub, self.workers, self._jobs, self.members, means)
+        self.draining = Draining(
+            self.hub,
+            self._handlers,
+            self.members,
+            self.desk,
+            self.workers,
+            self._jobs,
+            self._nodes_changed,
+            self._on_stop,
+        )
         kept = KeptGroups(self.control.persistence)
         self.groups = GroupDesk(self.hub, self._handlers, self.members, self.desk, self._jobs, self._view, kept)
         self._handlers.on_messages(
@@ -196,6 +209,7 @@ class Node:
             peer = self.hub.peers.get(process)
             if peer is not None:
                 peer.tell(encode(Ending(reason)))
+        self.draining.close(reason)
         self.groups.close()
         self.members.close(reason)
         self.desk.returns.close()
@@ -208,6 +222,11 @@ class Node:
     # --- registration
 
     async def _register_driver(self, peer: Peer, body: RegisterDriver) -> NodeInfo:
+        if self.desk.leaving:
+            raise NodeDraining(
+                f"node {self.options.process} is being drained: it takes no new sessions; attach to another one of its "
+                "cluster, which `actorlite status` lists"
+            )
         job = Job(body.job, body.namespace, body.sys_path, body.cwd)
         self._jobs[peer.identity.process] = job
         if not body.keeper:
@@ -237,7 +256,7 @@ class Node:
         free = table.free_now().less(kept)
         if table.turns.pledged:
             kept = table.turns.for_groups().less(free)
-        return NodeView(options.process, options.total, free, options.labels, kept, lasting)
+        return NodeView(options.process, options.total, free, options.labels, kept, lasting, self.desk.leaving)
 
     def _nodes_changed(self) -> None:
         self.desk.hopes.nodes_changed()
@@ -343,7 +362,7 @@ class Node:
         )
 
     async def _stop_node(self, peer: Peer, body: StopNode) -> Yes:
-        self._on_stop()
+        self._on_stop("it was asked to stop")
         return Yes(True)
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from actorlite.errors import BundleMoved, TaskUnschedulableError
+from actorlite.errors import ActorliteError, BundleMoved, NodeDraining, TaskUnschedulableError
 from actorlite.ids import ProcessId
 from actorlite.labels import ANY_LABELS, LabelSelector
 from actorlite.node.bundles import Tables
@@ -60,6 +60,10 @@ class LeaseDesk:
         means: Means,
     ) -> None:
         self.table = table
+        self.leaving = False
+        """Whether this node is drained: nothing new is placed here, but light actors of processes that are here."""
+        self.changed: asyncio.Event | None = None
+        """Then: set whenever something was released or withdrawn."""
         self._means = means
         self._hub = hub
         self._workers = workers
@@ -86,7 +90,7 @@ class LeaseDesk:
         if body.place is not None and body.place.group and body.job is None:
             return await self.inside.lease(peer, body)
         needs = ResourceSet({CPU: body.needs, **dict(body.more)})
-        here, wish = self._hub.identity.process, _wish(body.place, needs)
+        here, wish = self._hub.identity.process, wish_for(body.place, needs)
         while True:
             node = self._choose(body, needs)
             if node is None:
@@ -97,14 +101,17 @@ class LeaseDesk:
                 continue
             asking = self._redirects.lease(peer, body, job, node) if node != here else self._lease_here(peer, body, job)
             stays = body.job is not None or body.purpose == "shared" or not self._members.views
-            if stays or (node == here and self.table.free_now().less(self.table.turns.kept()).fits(needs)):
-                return await asking
             try:
+                if stays or (node == here and self.table.free_now().less(self.table.turns.kept()).fits(needs)):
+                    return await asking
                 return await unless_elsewhere(
                     asking, partial(_better, self._members, self._tickets, (peer, body.ticket), wish, node)
                 )
             except NodeLost:
                 continue  # another one, which may be this one
+            except NodeDraining:
+                if body.job is not None:
+                    raise  # its own node asks another one
 
     async def _ask_node(self, peer: Peer, body: LeaseWorker, node: ProcessId) -> Lease | None:
         """For a bundle there. Raises `NodeLost`, `BundleMoved`."""
@@ -116,6 +123,8 @@ class LeaseDesk:
         return await self._redirects.lease(peer, body, job, node)
 
     async def _lease_here(self, peer: Peer, body: LeaseWorker, job: Job) -> Lease | None:
+        if self.leaving:
+            _refuse(body, self._hub.identity.process)
         needs = ResourceSet({CPU: body.needs, **dict(body.more)})
         number = next(self._numbers)
         holds = ResourceSet({CPU: body.holds, **dict(body.more)})
@@ -130,8 +139,12 @@ class LeaseDesk:
             raise
         if body.purpose != "shared":
             record.lease = number
+            record.place = body.place
             record.use = f"{body.purpose} {body.label}"
         self._workers_of[number] = record
+        if self.leaving and body.purpose != "shared":  # since it was granted
+            self._give_back(number, reuse=True)
+            _refuse(body, self._hub.identity.process)
         if not self.tables.holds(number):
             self._give_back(number, reuse=True)
             raise BundleMoved("its bundle was given back while its worker started")
@@ -145,8 +158,9 @@ class LeaseDesk:
         place = body.place
         if place is not None and place.group:
             return self._hub.identity.process
-        if body.job is None and body.purpose != "shared" and (self._members.views or place is not None):
-            return self._members.choose(_wish(place, needs), body.near)
+        placed = self._members.views or place is not None or self.leaving
+        if body.job is None and body.purpose != "shared" and placed:
+            return self._members.choose(wish_for(place, needs), body.near)
         return None if self.table.shortfall(needs) else self._hub.identity.process
 
     async def _granted(self, peer: Peer, body: LeaseWorker, request: LeaseRequest) -> bool:
@@ -248,6 +262,8 @@ class LeaseDesk:
             else:
                 self._release(request.number)
         self._members.load_changed()
+        if self.changed is not None:
+            self.changed.set()
 
     def worker_ended(self, record: WorkerRecord) -> None:
         """Free the leases that a worker worked for, several when it is shared, and everything that it held itself."""
@@ -277,9 +293,9 @@ class LeaseDesk:
         return self._redirects.node_lost(node)
 
     def evict(
-        self, waiting: Iterable[int], held: Iterable[int], error: BundleMoved, *, removed: bool
+        self, waiting: Iterable[int], held: Iterable[int], error: ActorliteError, *, removed: bool
     ) -> list[WorkerRecord]:
-        """A bundle goes: requests for it fail, and what runs in it is killed. Returns the workers that are to end.
+        """A bundle goes, or the node: requests fail, and what runs there is killed. Returns the workers that will end.
         `removed`: its group is gone, and with it the actors that were in it."""
         for number in waiting:
             granted = self.tables.withdraw(number)
@@ -307,13 +323,20 @@ def _better(
     return (node != here.node or ticket in waiting) and members.index.has_room(wish, node)
 
 
+def _refuse(body: LeaseWorker, here: ProcessId) -> None:
+    """Raises unless it is for light actors of a process that is here. Their creator does without a node's leave."""
+    if body.purpose != "shared":
+        text = f"node {here} is being drained: it takes nothing new"
+        raise BundleMoved(text) if body.place is not None and body.place.group else NodeDraining(text)
+
+
 def _end_shared(workers: WorkerPool, task: asyncio.Task[WorkerRecord]) -> None:
     if not task.cancelled() and task.exception() is None:
         workers.spawn(workers.end_orphan(task.result(), "the process that created its actors is gone"))
 
 
 @lru_cache(maxsize=1000)
-def _wish(place: Place | None, needs: ResourceSet) -> Wish:
+def wish_for(place: Place | None, needs: ResourceSet) -> Wish:
     if place is None:
         return Wish(needs)
     selectors = tuple([LabelSelector.parse("label_selector", dict(each)) for each in place.selectors])
@@ -323,10 +346,13 @@ def _wish(place: Place | None, needs: ResourceSet) -> Wish:
 
 def _too_much(members: Members, body: LeaseWorker, needs: ResourceSet) -> str:
     if body.place is not None and (body.place.node or body.place.selectors):
-        short = members.index.shortfall(_wish(body.place, needs))
+        short = members.index.shortfall(wish_for(body.place, needs))
         return (
             f"{body.label or 'this'} needs {needs} and no node that it may run on has that: {short}; change "
             "scheduling_strategy= or label_selector=, ask for less, or start such a node"
         )
     views = [members.here(), *(members.views.values() if body.job is None else ())]
+    if any(view.draining for view in views):
+        short = members.index.shortfall(wish_for(body.place, needs))
+        return f"{body.label or 'this'} needs {needs} and no node has that for it: {short}; start another node"
     return infeasible(body.label, needs, [(view.node, view.total) for view in views])

@@ -115,10 +115,11 @@ class Members:
         return found
 
     def capacity(self) -> Capacity:
-        """Of all nodes together."""
+        """Of all nodes together, but those that take nothing new."""
         together: Counter[str] = Counter()
         for each in (self.here(), *self.views.values()):
-            together.update(dict(each.total.items()))
+            if not each.draining:
+                together.update(dict(each.total.items()))
         cpus = together.pop(CPU, 0)
         more = tuple(sorted((name, min(units, MOST_UNITS)) for name, units in together.items()))
         return Capacity(cpus, 1 + len(self.views), more)
@@ -166,7 +167,17 @@ class Members:
             self._loop.call_soon(self.on_own_change)
             self.on_own_change = None
         if self.views and self._saying is None:
-            self._saying = self._loop.call_later(SAY_LOAD_S, self._say_load)
+            self._saying = self._loop.call_later(SAY_LOAD_S, self.say_load)
+
+    def say_load(self) -> None:
+        """Tell the others now."""
+        if self._saying is not None:
+            self._saying.cancel()
+            self._saying = None
+        load = load_of(self.here())
+        if load != self._said:
+            self._said = load
+            self.tell(load)
 
     def process_ended(self, process: ProcessId) -> None:
         self.ended[process] = None
@@ -225,13 +236,6 @@ class Members:
 
     def _leaving(self, peer: Peer, message: Ending, parts: Sequence[memoryview]) -> None:
         self._farewells[peer.identity.process] = message.reason
-
-    def _say_load(self) -> None:
-        self._saying = None
-        load = load_of(self.here())
-        if load != self._said:
-            self._said = load
-            self.tell(load)
 
     def __repr__(self) -> str:
         return f"<Members {list(self.views.values())}>"

@@ -11,6 +11,7 @@ from actorlite.host import ProcessHandle
 from actorlite.ids import ProcessId
 from actorlite.rpc.peer import Peer
 from actorlite.transport import Address
+from actorlite.wire.groups import Place
 
 
 class Job(Struct, eq=False):
@@ -52,6 +53,8 @@ class WorkerRecord(Struct, eq=False):
     kill_reason: str = ""
     evicted: bool = False
     """Whether it ends because its placement group was removed."""
+    place: Place | None = None
+    """Where what it works for has to be, besides that there is room."""
     placed: bool = False
     """Whether it counts among those that run; before, only its place is taken."""
 

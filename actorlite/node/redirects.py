@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from msgspec import structs
 
-from actorlite.errors import ConnectionLost
+from actorlite.errors import ConnectionLost, NodeDraining
 from actorlite.ids import ProcessId
 from actorlite.node.members import Members
 from actorlite.node.records import Job
@@ -21,7 +22,7 @@ from actorlite.wire.requests import Lease, LeaseWorker, ReturnLease, WithdrawLea
 
 
 class NodeLost(Exception):
-    """The other node is gone: the request has to go elsewhere."""
+    """The other node is gone, or is about to go: the request has to go elsewhere."""
 
 
 class Redirects:
@@ -58,6 +59,10 @@ class Redirects:
             there.tell(encode(WithdrawLeases((ticket,))))
             raise
         except ConnectionLost:
+            raise NodeLost from None
+        except NodeDraining:
+            if (view := self._members.views.get(node)) is not None:
+                self._members.index.put(replace(view, draining=True))  # in case it has not said so yet
             raise NodeLost from None
         finally:
             self._tickets.pop((peer, body.ticket), None)

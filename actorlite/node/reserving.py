@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from actorlite.errors import BundleMoved
+from actorlite.node.bundles import Bundle
 from actorlite.node.desk import LeaseDesk
 from actorlite.node.members import Members, load_of
 from actorlite.node.records import WorkerRecord
@@ -75,9 +76,15 @@ class GroupKeeper:
             self.keep(group, NOTHING)
 
     async def give_back(self, body: ReturnBundles) -> BundlesDone:
-        """Returns when what ran in them has ended."""
+        """Returns when what ran in them has ended: it is ended, but on a node that is drained, unless the group is
+        gone."""
         tables = self._desk.tables
+        attempt = body.group, body.epoch
         bundles = tables.reservations.give_back(body.group, body.epoch)
+        if self._desk.leaving and not body.removed:
+            await self._leave(attempt, bundles)
+            return self.done()
+        bundles += tables.left.pop(attempt, [])
         what = "was removed" if body.removed else "has lost this bundle"
         error = BundleMoved(f"its placement group {body.group} {what}")
         ending: list[WorkerRecord] = []
@@ -89,6 +96,21 @@ class GroupKeeper:
         finally:
             self._desk.grant(tables.give_back(bundles))
         return self.done()
+
+    async def _leave(self, attempt: tuple[str, int], bundles: list[Bundle]) -> None:
+        """What waits in them goes where they are now; what runs goes on."""
+        tables, changed = self._desk.tables, self._desk.changed
+        if not bundles or changed is None:
+            return
+        tables.left[attempt] = bundles
+        moved = BundleMoved(f"its placement group {attempt[0]} has moved this bundle: the node is being drained")
+        for bundle in bundles:
+            self._desk.evict(tables.users_of(bundle)[0], (), moved, removed=False)
+        while any(tables.users_of(bundle)[1] for bundle in bundles):
+            changed.clear()
+            await changed.wait()
+        tables.left.pop(attempt, None)
+        self._desk.grant(tables.give_back(bundles))
 
     @property
     def attempts(self) -> set[tuple[str, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from actorlite.ids import ProcessId
 from actorlite.node.guests import Guests
@@ -14,7 +14,7 @@ from actorlite.resources import CPU
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Peer
 from actorlite.state.asking import wanted_back
-from actorlite.state.leases import LeaseTable
+from actorlite.state.leases import HeldLease, LeaseTable
 from actorlite.wire.messages import encode
 from actorlite.wire.requests import Reclaim
 
@@ -60,13 +60,20 @@ class Returns:
             found = self._redirects.owner_of(peer.identity.process, lease)
             owner = self._hub.peers.get(found[0]) if found is not None else None
             if found is not None and owner is not None:
-                owner.tell(encode(Reclaim((found[1],))))
+                owner.tell(encode(Reclaim((found[1],), message.drained)))
 
     def begin_slice(self) -> None:
         """If somebody waits, or what was lent is used twice."""
         table = self._table
         if self._slice is None and (table.waiting or table.turns.groups_wait or table.turns.room(CPU, True) < 0):
             self._slice = asyncio.get_running_loop().call_later(SLICE_S, self._end_slice)
+
+    def ask_back(self, leases: Iterable[HeldLease], *, drained: bool = False) -> None:
+        """Have their owners return them when what runs there has ended. `drained`: because this node leaves."""
+        for lease in leases:
+            owner = ProcessId(lease.owner)
+            if (peer := self._hub.peers.get(self._guests.home_of(owner) or owner)) is not None:
+                peer.tell(encode(Reclaim((lease.number,), drained)))
 
     def close(self) -> None:
         if self._slice is not None:
@@ -80,10 +87,7 @@ class Returns:
     def _end_slice(self) -> None:
         """Who has waited for a whole slice gets some of what others use."""
         self._slice = None
-        for lease in wanted_back(self._table, self._latest):
-            owner = ProcessId(lease.owner)
-            if (peer := self._hub.peers.get(self._guests.home_of(owner) or owner)) is not None:
-                peer.tell(encode(Reclaim((lease.number,))))
+        self.ask_back(wanted_back(self._table, self._latest))
         self._latest = max(self._table.waiting, default=0)
         self.begin_slice()
 

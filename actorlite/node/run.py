@@ -57,7 +57,7 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
             channel=str(directory / "store.ctl"),
         ),
     )
-    node = Node(options, spawner, entropy, lambda: stop.set("it was asked to stop"))
+    node = Node(options, spawner, entropy, stop.set)
     reason = "the node could not start"
     keep = True  # a start that fails must not cost what a node that was killed has left
     address = await node.start(config.node)

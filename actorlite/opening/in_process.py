@@ -73,7 +73,7 @@ class Neighbourhood:
         )
         nearby = plan.transport == "inproc" and self._network is None
         spawner = LoopSpawner(self.entropy, nearby=nearby, transports=options.transports)
-        node = Node(options, spawner, self.entropy, lambda: None)
+        node = Node(options, spawner, self.entropy, lambda reason: None)
         return node, await node.start(self.address_of(process, "node"))
 
     async def register(self, node: Address, stack: AsyncExitStack, process: ProcessId = NOWHERE) -> ProcessRuntime:

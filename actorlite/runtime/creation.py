@@ -299,6 +299,14 @@ class ActorMaker:
         if lease is not None:
             self.runtime.node.return_lease(lease.number, reuse=False, retire=retire)
 
+    def drained(self, number: int) -> None:
+        """The node that this lease is of is about to leave: an actor that it is for may have to move."""
+        for identifier, lease in self._leases.items():
+            if lease.number == number and lease.exclusive:
+                if (link := self.runtime.directory.own(identifier)) is not None:
+                    self.runtime.restarter.drained(link)
+                return
+
     def fail_all(self, text: str) -> None:
         """The session is over: what is not made yet never will be."""
         for creation, task in list(self._creating.values()):

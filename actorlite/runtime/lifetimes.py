@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from actorlite.runtime.runtime import ProcessRuntime
 
 
-class _Ending:
+class Ending:
     """Waits for the worker's word that an actor is gone."""
 
     __slots__ = ("lifetimes", "id", "peer", "waiters")
@@ -46,7 +46,7 @@ class Lifetimes:
 
     def __init__(self, runtime: ProcessRuntime) -> None:
         self.runtime = runtime
-        self.endings: dict[ActorId, _Ending] = {}
+        self.endings: dict[ActorId, Ending] = {}
         self._dropped: deque[tuple[ActorId, Peer | None]] = deque()
         self._due = False
 
@@ -70,11 +70,11 @@ class Lifetimes:
             else:
                 self.runtime.maker.end_lease(identifier)
 
-    def end(self, identifier: ActorId, peer: Peer) -> _Ending:
+    def end(self, identifier: ActorId, peer: Peer) -> Ending:
         """Have the actor end after the calls that were sent before; idempotent."""
         ending = self.endings.get(identifier)
         if ending is None:
-            ending = self.endings[identifier] = _Ending(self, identifier, peer)
+            ending = self.endings[identifier] = Ending(self, identifier, peer)
             number = next(self.runtime.hub.numbers)
             try:
                 peer.call(number, ending, encode(EndActor(number, identifier)))
@@ -99,11 +99,15 @@ class Lifetimes:
         if link.is_dead or link.peer is None:
             return
         ending = self.end(link.id, link.peer)
-        if link.id in self.endings:
+        await self.over(ending)
+        link.happened(ActorEvent.ENDED, "al.terminate() ended it", cause=DeathCause.TERMINATED)
+
+    async def over(self, ending: Ending) -> None:
+        """Return when that actor is gone."""
+        if self.endings.get(ending.id) is ending:
             future: asyncio.Future[None] = self.runtime.loop.create_future()
             ending.waiters.append(future)
             await future
-        link.happened(ActorEvent.ENDED, "al.terminate() ended it", cause=DeathCause.TERMINATED)
 
     def ended(self, peer: Peer, message: ActorEnded, parts: Sequence[memoryview]) -> None:
         """Handler: an actor leaves by itself."""
@@ -123,7 +127,7 @@ class Lifetimes:
             waiting.append(future)
         await asyncio.gather(*waiting)
 
-    def _gone(self, ending: _Ending) -> None:
+    def _gone(self, ending: Ending) -> None:
         self.endings.pop(ending.id, None)
         for future in ending.waiters:
             if not future.done():

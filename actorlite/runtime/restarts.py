@@ -9,6 +9,7 @@ from actorlite.ids import ActorId
 from actorlite.options import ActorOptions
 from actorlite.runtime.actors import Link
 from actorlite.runtime.calls import Dependency
+from actorlite.runtime.lifetimes import Ending
 from actorlite.runtime.placing import NOT_PLACED, Placed
 from actorlite.state.actors import RESTART_BACKOFF, ActorEvent, ActorState, DeathCause, Restarts
 from actorlite.wire.code import CodeBlob
@@ -44,7 +45,7 @@ class Restarter:
         self._recipes: dict[ActorId, Recipe] = {}
         self.on_start: Callable[[Link], None] | None = None
         """Hears of each of these actors that was made."""
-        self.on_restart: Callable[[Link], None] | None = None
+        self.on_restart: Callable[[Link, Restarts], None] | None = None
         """Hears of each actor that will be made anew."""
 
     def keep(self, identifier: ActorId, recipe: Recipe) -> None:
@@ -59,7 +60,7 @@ class Restarter:
 
     def may_restart(self, identifier: ActorId) -> bool:
         recipe = self._recipes.get(identifier)
-        return recipe is not None and (recipe.restarts.allowed < 0 or recipe.restarts.done < recipe.restarts.allowed)
+        return recipe is not None and recipe.restarts.left
 
     def started(self, link: Link) -> None:
         recipe = self._recipes.get(link.id)
@@ -85,13 +86,35 @@ class Restarter:
             link.happened(ActorEvent.LOST, text + done, cause=DeathCause.CRASHED)
             self.forget(link.id)
             return
-        link.happened(ActorEvent.CRASHED, text)
-        link.restarts = recipe.restarts.done
-        if self.on_restart is not None:
-            self.on_restart(link)
+        self._begins_again(link, recipe, text)
         # By id: who lets go of the handle during the pause does not want it back.
         identifier = link.id
         runtime.delays.after(pause_s, lambda: self._again(identifier))
+
+    def drained(self, link: Link) -> None:
+        """Its node is about to leave. What may be made anew is, elsewhere, when the calls that it has are done; calls
+        that are made meanwhile wait for that. It uses up no restart (Ray, FT-10)."""
+        recipe = self._recipes.get(link.id)
+        if recipe is None or self.runtime.gone:
+            return
+        if link.life is not ActorState.ALIVE or link.peer is None:
+            recipe.restarts.leaving = True  # it is asked for again, when it has been made
+            return
+        peer = link.peer
+        recipe.restarts.moved()
+        self._begins_again(link, recipe, "its node is being drained")
+        self.runtime.spawn(self._move(link, recipe, self.runtime.lifetimes.end(link.id, peer)))
+
+    async def _move(self, link: Link, recipe: Recipe, ending: Ending) -> None:
+        await self.runtime.lifetimes.over(ending)
+        if link.life is ActorState.RESTARTING and not self.runtime.gone and self._recipes.get(link.id) is recipe:
+            self.runtime.maker.make(link, recipe)
+
+    def _begins_again(self, link: Link, recipe: Recipe, text: str) -> None:
+        link.happened(ActorEvent.CRASHED, text)
+        link.restarts = recipe.restarts.done
+        if self.on_restart is not None:
+            self.on_restart(link, recipe.restarts)
 
     def _again(self, identifier: ActorId) -> None:
         link = self.runtime.directory.own(identifier)

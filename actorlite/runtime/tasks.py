@@ -316,12 +316,13 @@ class LeaseGroup:
         peer = self.peers.pop(lease, None)
         if peer is not None and not self.runtime.closing:
             self.runtime.spawn(self._give_up(lease, peer.identity.process))
-        return self.pool.lost(lease)
+        worker = self.pool.lost(lease)
+        return worker is not None and not worker.drained
 
     def end_worker(self, lease: int) -> None:
         """The worker has handed back what it did not run, and is to end."""
         self.peers.pop(lease, None)
-        if self.pool.lost(lease):
+        if self.pool.lost(lease) is not None:
             self.runtime.node.return_lease(lease, reuse=False)
         self.pump()
 
@@ -342,9 +343,9 @@ class LeaseGroup:
         """Somebody else waits for room: give back what is idle."""
         self._return(self.pool.idle(self.runtime.loop.time(), 0))
 
-    def ask_back(self, lease: int) -> None:
+    def ask_back(self, lease: int, drained: bool) -> None:
         """The node wants a lease back, though there is more to run: as soon as what runs there has ended."""
-        self.pool.ask_back(lease)
+        self.pool.ask_back(lease, drained=drained)
         self._return(self.pool.left())
         self.pump()
 
@@ -548,7 +549,9 @@ class TaskSubmitter(Submitter[FunctionDefinition, TaskOptions, TaskOut]):
             self.reclaim()
         for lease in message.leases:
             for group in list(self._groups.values()):
-                group.ask_back(lease)
+                group.ask_back(lease, message.drained)
+            if message.drained:
+                self.runtime.maker.drained(lease)
 
     def fail_all(self, kind: Callable[..., BaseException], text: str) -> None:
         """Nothing that waits for a worker will run."""

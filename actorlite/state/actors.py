@@ -115,13 +115,32 @@ class Restarts(Struct):
     in_a_row: int = 0
     """Crashes without a settled life between them."""
     alive_since: float | None = None
+    moves: int = 0
+    """Of those done, because its node was drained: they do not count (Ray, FT-10)."""
+    leaving: bool = False
+    """Whether its node is about to leave."""
+
+    @property
+    def left(self) -> bool:
+        """Whether it may be made anew once more."""
+        return self.allowed < 0 or self.done - self.moves < self.allowed
+
+    def moved(self) -> None:
+        """It is made anew elsewhere, at once."""
+        self.alive_since = None
+        self.leaving = False
+        self.done += 1
+        self.moves += 1
 
     def started(self, now: float) -> None:
         self.alive_since = now
 
     def crashed(self, now: float, luck: float, backoff: Backoff = RESTART_BACKOFF) -> float | None:
         """The pause before it is made anew; None when no restart is left."""
-        if self.allowed >= 0 and self.done >= self.allowed:
+        if self.leaving and self.allowed:
+            self.moved()
+            return 0.0
+        if not self.left:
             return None
         if self.alive_since is not None and now - self.alive_since >= SETTLED_S:
             self.in_a_row = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from actorlite.ids import ProcessId
@@ -60,7 +60,11 @@ def working(tables: Sequence[LeaseTable]) -> list[HeldLease]:
     return [lease for table in tables for lease in table.held.values() if lease.request.purpose != BUNDLE]
 
 
-def asked_back(leases: Iterable[HeldLease]) -> list[HeldLease]:
+def asked_back(leases: Iterable[HeldLease], may_move: Callable[[HeldLease], bool]) -> list[HeldLease]:
     """Those whose owners have something to do when they hear that the node is to leave: run the rest elsewhere, and
-    make actors that may be made anew there."""
-    return [lease for lease in leases if lease.request.purpose in ("task", "actor")]
+    make actors anew there. Those that no other node can ever have stay as long as they may."""
+    return [
+        lease
+        for lease in leases
+        if lease.request.purpose == "task" or (lease.request.purpose == "actor" and may_move(lease))
+    ]

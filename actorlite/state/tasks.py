@@ -21,7 +21,7 @@ LONG_S = 0.005
 class LeasedWorker(Generic[T]):
     """One lease: the worker runs its calls one after the other."""
 
-    __slots__ = ("lease", "in_flight", "since")
+    __slots__ = ("lease", "in_flight", "since", "drained")
 
     def __init__(self, lease: int, now: float) -> None:
         self.lease = lease
@@ -29,6 +29,8 @@ class LeasedWorker(Generic[T]):
         """In the order sent, which is the order in which the worker runs them."""
         self.since = now
         """When its oldest call became the running one, or when it became idle."""
+        self.drained = False
+        """Whether its node is about to leave: what is lost with it is run again without being charged for it."""
 
     def __repr__(self) -> str:
         return f"<LeasedWorker {self.lease} in_flight={len(self.in_flight)}>"
@@ -114,15 +116,16 @@ class TaskPool(Generic[T]):
         self.depth = 1
         self.queue.appendleft(task)
 
-    def lost(self, lease: int) -> bool:
-        """The worker is gone; who was in flight learns it elsewhere. True the first time."""
-        return (self.leases.pop(lease, None) or self.leaving.pop(lease, None)) is not None
+    def lost(self, lease: int) -> LeasedWorker[T] | None:
+        """The worker is gone; who was in flight learns it elsewhere. None but for the first time."""
+        return self.leases.pop(lease, None) or self.leaving.pop(lease, None)
 
-    def ask_back(self, lease: int) -> None:
-        """It gets no more tasks; `left` tells when those that it has are done."""
-        worker = self.leases.pop(lease, None)
+    def ask_back(self, lease: int, *, drained: bool = False) -> None:
+        """It gets no more tasks; `left` tells when those that it has are done. `drained`: its node will leave."""
+        worker = self.leases.pop(lease, None) or self.leaving.get(lease)
         if worker is not None:
             self.leaving[lease] = worker
+            worker.drained = worker.drained or drained
 
     def left(self) -> list[int]:
         """Leases that were asked back and have nothing to do any more; they are dropped here and must be returned."""

@@ -124,6 +124,8 @@ class Cluster:
         """In the order added, those that have ended included."""
         self._neighbourhood = neighbourhood
         self._network = network
+        self._leaving: dict[ProcessId, asyncio.Task[None]] = {}
+        """Nodes that were drained, or are being so."""
 
     async def add_node(self, num_cpus: float | NodeResources = 2) -> ClusterNode:
         """Another one, with so many CPUs, or with all that is said of it; it knows all the others when this returns.
@@ -146,6 +148,37 @@ class Cluster:
             node.node.members.close("")
             await node.node.hub.aclose()
             await node.node.aclose("it was killed")
+
+    async def drain_node(self, node: ClusterNode, *, timeout: float | None = None) -> None:
+        """Have a node leave in good order: it takes no new tasks, actors, bundles and sessions; what runs there goes on
+        until it ends, at most for `timeout` seconds; then the node is gone. Returns when it is.
+
+        Follows Ray's `DrainNode` and `kubectl drain`. Actors with `max_restarts` that may be elsewhere move at once,
+        after the calls that they have, which uses up no restart; others stay until they end. Bundles are placed
+        elsewhere. What runs on when the time is over ends as when its worker dies, with the reason; tasks with retries
+        left run again elsewhere, which is not counted. Objects that only this node has are lost with it, as with any
+        node that leaves.
+
+        For a node that is being drained it waits for the same end, and the shorter time counts. To cancel it ends the
+        waiting only: the node goes on leaving, and takes nothing new. Raises `DrainRefused` for the node that leads and
+        for the last one, `ValueError` for one that has ended, `NodeDiedError` when the node ends before, by `kill_node`
+        or the end of the cluster.
+        """
+        self._check(node)
+        if timeout is not None and not 0 <= timeout < float("inf"):
+            raise ValueError(f"timeout={timeout!r}: give seconds, 0 or more, or None to wait as long as it takes")
+        node.node.draining.begin(timeout)
+        leaving = self._leaving.get(node.id)
+        if leaving is None:
+            leaving = self._leaving[node.id] = asyncio.get_running_loop().create_task(self._leave(node))
+            leaving.add_done_callback(_heard)
+        await asyncio.shield(leaving)
+
+    async def _leave(self, node: ClusterNode) -> None:
+        await node.node.draining.drained()
+        if node.is_running:
+            node.is_running = False
+            await node.node.aclose("it was drained")
 
     async def partition(self, *sides: Iterable[ClusterNode]) -> None:
         """Cut the nodes of each side off from those of the others: `partition([a], [b, c])`. Nodes that are not named
@@ -202,6 +235,7 @@ class Cluster:
             if node.is_running:
                 node.is_running = False
                 await node.node.aclose("its cluster was closed")
+        await asyncio.gather(*self._leaving.values(), return_exceptions=True)
 
     def __repr__(self) -> str:
         return f"<Cluster {self.nodes}>"
@@ -211,6 +245,12 @@ def _node(has: float | NodeResources | None) -> NodeResources:
     told = has if isinstance(has, NodeResources) else NodeResources(has)
     check_node(told)
     return told
+
+
+def _heard(leaving: asyncio.Task[None]) -> None:
+    """Of a node that ended while it was drained, when nobody waits any more."""
+    if not leaving.cancelled():
+        leaving.exception()
 
 
 def _plan(scheme: str, namespace: str, node: NodeResources, memory: int | None, spill_to: str | None) -> Plan:

@@ -99,6 +99,8 @@ class DetachedActor(_ControlMessage, frozen=True):
     """Where it is to be."""
     inside: InGroup | None = None
     """The placement group that it is in."""
+    moves: int = 0
+    """How often of that because its node was drained, which does not count."""
 
 
 class CreateDetached(_ControlMessage, tag=184, frozen=True):

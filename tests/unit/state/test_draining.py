@@ -42,4 +42,7 @@ def test_what_a_node_waits_for(purpose: str, keeps: bool, asked: bool) -> None:
     assert working([table]) == []
     table.request(LeaseRequest(1, "owner", ONE, ONE, purpose, "", "job"))
     assert [lease.number for lease in working([table, LeaseTable(ONE)])] == ([1] if keeps else [])
-    assert [lease.number for lease in asked_back(working([table]))] == ([1] if asked else [])
+    asked_for = [1] if asked else []
+    assert [lease.number for lease in asked_back(working([table]), lambda lease: True)] == asked_for
+    moves_not = asked_back(working([table]), lambda lease: False)
+    assert [lease.number for lease in moves_not] == (asked_for if purpose == "task" else [])

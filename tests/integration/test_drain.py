@@ -1,0 +1,494 @@
+"""Nodes that leave in good order: what runs there, what comes meanwhile, and what the time is over for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+import actorlite as al
+from actorlite import errors
+from actorlite.testing import Cluster, cluster
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest_asyncio.fixture(params=["inproc", "uds", "tcp"])
+async def three(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    async with cluster(nodes=3, num_cpus=2, scheme=request.param) as made:
+        yield made
+
+
+class Gate(al.Actor):
+    """On the first node: lets others go on."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.inside = 0
+
+    async def pass_through(self) -> int:
+        self.inside += 1
+        await self.open.wait()
+        return self.inside
+
+    async def let(self) -> None:
+        self.open.set()
+
+    async def count(self) -> int:
+        return self.inside
+
+
+@al.remote
+async def where() -> str:
+    return al.runtime_context().node_id
+
+
+@al.remote
+async def slowly() -> str:
+    await asyncio.sleep(0.05)
+    return al.runtime_context().node_id
+
+
+@al.remote
+async def wait_at(gate: Any) -> str:
+    await gate.pass_through()
+    return al.runtime_context().node_id
+
+
+class Member(al.Actor):
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def node(self) -> str:
+        self.calls += 1
+        return al.runtime_context().node_id
+
+    async def wait_at(self, gate: Any) -> str:
+        await gate.pass_through()
+        return al.runtime_context().node_id
+
+    async def count(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+def on(node: Any, *, soft: bool = False) -> Any:
+    return {"scheduling_strategy": al.NodeAffinityStrategy(node.id, soft=soft)}
+
+
+async def inside(gate: Any, eventually: Any, number: int = 1) -> None:
+    async def all_inside() -> bool:
+        return bool(await gate.count() >= number)
+
+    await eventually(all_inside)
+
+
+def gate_on(node: Any) -> Any:
+    return Gate.options(max_concurrency=100, **on(node)).remote()
+
+
+def all_know(made: Cluster, node: Any) -> bool:
+    return all(each.views[node.id].draining for each in made.nodes if each.is_running and node.id in each.views)
+
+
+async def test_an_idle_node_leaves_at_once_and_others_say_why(three: Cluster) -> None:
+    first, second, third = three.nodes
+    assert await where.options(**on(third))() == third.id  # its lease is idle, and kept for a while
+    async with asyncio.timeout(30):
+        await three.drain_node(third)
+    assert not third.is_running
+    assert third.id not in first.views
+    assert "it was drained" in first.node.members.lost[third.id]
+    with pytest.raises(ValueError, match="no running node"):
+        await three.drain_node(third)
+    assert await where() in (first.id, second.id)
+
+
+async def test_what_runs_goes_on_and_nothing_new_comes(three: Cluster, eventually: Any) -> None:
+    first, second, third = three.nodes
+    gate = gate_on(first)
+    actor = Member.options(num_cpus=1, **on(third)).remote()
+    assert await actor.node() == third.id
+    running = wait_at.options(num_cpus=1, **on(third)).remote(gate)
+    # They wait behind it for room there, and go elsewhere.
+    waiting = [where.options(num_cpus=1, **on(third, soft=True)).remote() for _ in range(4)]
+    await inside(gate, eventually)
+    draining = asyncio.ensure_future(three.drain_node(third))
+    async with asyncio.timeout(30):
+        assert set(await al.get(waiting)) <= {first.id, second.id}
+        spread = await al.get([where.options(scheduling_strategy="SPREAD").remote() for _ in range(8)])
+        assert set(spread) <= {first.id, second.id}
+        assert await actor.node() == third.id
+        with pytest.raises(errors.TaskUnschedulableError, match=f"node {third.id} is being drained"):
+            await where.options(**on(third))()
+        with pytest.raises(errors.ActorDiedError, match=f"node {third.id} is being drained"):
+            await Member.options(**on(third)).remote().node()
+        assert await where.options(**on(third, soft=True))() != third.id
+        assert all_know(three, third)
+        await gate.let()
+        assert await running == third.id
+        assert third.is_running  # the actor may not be made anew, and is waited for
+        assert not draining.done()
+        await al.terminate(actor)
+        await draining
+    assert not third.is_running
+
+
+async def test_leases_with_more_to_run_come_back(three: Cluster) -> None:
+    """A caller keeps its leases while it has work for them; work that never ends would never give them back."""
+    third = three.nodes[2]
+    more, seen = True, set()
+
+    async def keep_busy() -> None:
+        while more:
+            seen.add(await slowly.options(num_cpus=1).remote())
+
+    busy = [asyncio.ensure_future(keep_busy()) for _ in range(30)]
+    async with asyncio.timeout(30):
+        while third.id not in seen:
+            await asyncio.sleep(0.01)
+        await three.drain_node(third)
+        more = False
+        await asyncio.gather(*busy)
+
+
+async def test_when_the_time_is_over_what_runs_is_ended_with_the_reason(three: Cluster, eventually: Any) -> None:
+    first, second, third = three.nodes
+    gate = gate_on(first)
+    actor = Member.options(num_cpus=1, **on(third)).remote()
+    call = actor.wait_at.remote(gate)
+    task = wait_at.options(num_cpus=1, max_retries=0, **on(third)).remote(gate)
+    await inside(gate, eventually, 2)
+    async with asyncio.timeout(30):
+        await three.drain_node(third, timeout=0.1)
+        with pytest.raises(errors.WorkerCrashedError, match="was drained, and the timeout of 0.1 s") as crashed:
+            await task
+        assert crashed.value.outcome is errors.Outcome.UNKNOWN
+        with pytest.raises(errors.ActorDiedError, match="was drained, and the timeout of 0.1 s") as died:
+            await call
+        assert died.value.outcome is errors.Outcome.UNKNOWN
+        with pytest.raises(errors.ActorDiedError, match="was drained") as later:
+            await actor.node()
+        assert later.value.outcome is errors.Outcome.NOT_EXECUTED
+    assert not third.is_running
+    assert await where() in (first.id, second.id)
+
+
+async def test_tasks_that_may_run_again_do_so_and_it_is_not_counted(three: Cluster, eventually: Any) -> None:
+    first, second, third = three.nodes
+    gate = gate_on(first)
+    task = wait_at.options(num_cpus=1, max_retries=1, **on(second, soft=True)).remote(gate)
+    await inside(gate, eventually)
+    async with asyncio.timeout(30):
+        await three.drain_node(second, timeout=0)
+        await inside(gate, eventually, 2)
+        await gate.let()
+        assert await task in (first.id, third.id)
+
+
+async def test_the_leading_node_the_last_one_and_bad_arguments_are_refused(three: Cluster) -> None:
+    first, second, third = three.nodes
+    with pytest.raises(errors.DrainRefused, match="leads the cluster .* `actorlite stop`") as refused:
+        await three.drain_node(first)
+    assert refused.value.outcome is errors.Outcome.NOT_EXECUTED
+    for timeout in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="timeout="):
+            await three.drain_node(second, timeout=timeout)
+    await three.partition([first, second], [third])
+    with pytest.raises(errors.DrainRefused, match="knows no other node .* --join"):
+        await three.drain_node(third)
+    await three.heal()
+    assert await where.options(**on(third))() == third.id  # nothing has changed
+
+
+async def test_draining_twice_waits_for_the_same_end_and_the_shorter_time_counts(
+    three: Cluster, eventually: Any
+) -> None:
+    first, _, third = three.nodes
+    gate = gate_on(first)
+    task = wait_at.options(num_cpus=1, max_retries=0, **on(third)).remote(gate)
+    await inside(gate, eventually)
+    both = [asyncio.ensure_future(three.drain_node(third)), asyncio.ensure_future(three.drain_node(third, timeout=60))]
+    done, _ = await asyncio.wait(both, timeout=0.3)
+    assert not done
+    async with asyncio.timeout(30):
+        await three.drain_node(third, timeout=0)
+        await asyncio.gather(*both)
+    with pytest.raises(errors.WorkerCrashedError, match="the timeout of 0 s"):
+        await task
+
+
+async def test_to_cancel_the_waiting_leaves_the_node_leaving(three: Cluster, eventually: Any) -> None:
+    first, _, third = three.nodes
+    gate = gate_on(first)
+    task = wait_at.options(num_cpus=1, **on(third)).remote(gate)
+    await inside(gate, eventually)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await three.drain_node(third)
+    assert third.is_running
+    with pytest.raises(errors.TaskUnschedulableError, match="is being drained"):
+        await where.options(**on(third))()
+    await gate.let()
+    assert await task == third.id
+
+    async def gone() -> bool:
+        return not third.is_running and third.id not in first.views
+
+    await eventually(gone)
+
+
+async def test_a_node_that_is_killed_while_it_is_drained(three: Cluster, eventually: Any) -> None:
+    first, second, third = three.nodes
+    gate = gate_on(first)
+    task = wait_at.options(num_cpus=1, max_retries=1, **on(third, soft=True)).remote(gate)
+    await inside(gate, eventually)
+    draining = asyncio.ensure_future(three.drain_node(third))
+
+    async def known() -> bool:
+        return third.node.desk.leaving and all_know(three, third)
+
+    await eventually(known)
+    async with asyncio.timeout(30):
+        await three.kill_node(third)
+        with pytest.raises(errors.NodeDiedError, match="ended while it was drained: it was killed"):
+            await draining
+        await gate.let()
+        assert await task in (first.id, second.id)
+
+
+async def test_a_partition_while_a_node_is_drained(three: Cluster, eventually: Any) -> None:
+    first, second, third = three.nodes
+    gate = gate_on(third)
+    runtime_gate = wait_at.options(num_cpus=1, max_retries=0, **on(third)).remote(gate)
+    await inside(gate, eventually)
+    draining = asyncio.ensure_future(three.drain_node(third))
+
+    async def known() -> bool:
+        return third.node.desk.leaving and all_know(three, third)
+
+    await eventually(known)
+    async with asyncio.timeout(30):
+        await three.partition([first, second], [third])
+        # What it did was for a driver of the other side: that ends, and then nothing is left there.
+        await draining
+        with pytest.raises(errors.ActorliteError, match="node"):
+            await runtime_gate
+    assert not third.is_running
+    await three.heal()
+    assert await where() in (first.id, second.id)
+
+
+async def test_nodes_that_come_meanwhile_know_of_it_and_take_what_waits(three: Cluster, eventually: Any) -> None:
+    first, _, third = three.nodes
+    gate = gate_on(first)
+    task = wait_at.options(num_cpus=1, **on(third)).remote(gate)
+    await inside(gate, eventually)
+    draining = asyncio.ensure_future(three.drain_node(third))
+    await asyncio.sleep(0)
+    fourth = await three.add_node(8)
+    assert fourth.views[third.id].draining
+    assert await where.options(num_cpus=8)() == fourth.id
+    await gate.let()
+    assert await task == third.id
+    await draining
+
+
+async def test_sessions_of_the_node_are_waited_for_and_none_is_new(three: Cluster) -> None:
+    from contextlib import AsyncExitStack
+
+    _, second, third = three.nodes
+    async with AsyncExitStack() as stack:
+        await three.connect(third, stack)
+        draining = asyncio.ensure_future(three.drain_node(third))
+        done, _ = await asyncio.wait({draining}, timeout=0.3)
+        assert not done
+        async with AsyncExitStack() as refused:
+            with pytest.raises(errors.NodeDraining, match="no new sessions"):
+                await three.connect(third, refused)
+    async with asyncio.timeout(30):
+        await draining
+    assert second.is_running
+
+
+async def test_the_end_of_the_session_or_the_cluster_while_a_node_is_drained(eventually: Any) -> None:
+    async with cluster(nodes=3, num_cpus=2) as made:
+        _, second, third = made.nodes
+        gates = [gate_on(made.nodes[0]), gate_on(second)]
+        refs = [wait_at.options(num_cpus=1, **on(third)).remote(gates[0])]
+        await inside(gates[0], eventually)
+        draining = asyncio.ensure_future(made.drain_node(third))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await made.session.shutdown()
+            await draining  # what it waited for was the session's
+        stuck = asyncio.ensure_future(made.drain_node(second))
+        await asyncio.sleep(0)
+    await asyncio.wait({stuck}, timeout=30)
+    assert stuck.done()
+    del refs
+
+
+async def test_actors_that_may_be_made_anew_move_after_the_calls_that_they_have(
+    three: Cluster, eventually: Any
+) -> None:
+    first, second, third = three.nodes
+    gate = gate_on(first)
+    actor = Member.options(num_cpus=1, max_restarts=1, **on(third, soft=True)).remote()
+    assert await actor.node() == third.id
+    call = actor.wait_at.remote(gate)
+    behind = actor.node.remote()
+    await inside(gate, eventually)
+    draining = asyncio.ensure_future(three.drain_node(third))
+
+    async def moving() -> bool:
+        return (await al.describe(actor)).state == "RESTARTING"
+
+    await eventually(moving)
+    later = [actor.count.remote() for _ in range(3)]
+    async with asyncio.timeout(30):
+        await gate.let()
+        assert await call == third.id
+        assert await behind == third.id
+        assert await al.get(later) == [1, 2, 3]  # of the new one, in order
+        await draining
+        assert await actor.node() in (first.id, second.id)
+    # It has not used up its restart: that is there when its worker dies.
+    assert (await al.describe(actor)).restarts == 1
+    place = await actor.node()
+    if place == second.id:
+        await three.kill_node(second)
+        assert await actor.node() == first.id
+    else:
+        await al.kill(actor, no_restart=False)
+        assert await actor.node() in (first.id, second.id)
+    await al.kill(actor, no_restart=False)
+    with pytest.raises(errors.ActorDiedError):
+        await actor.node()
+
+
+async def test_handles_of_other_processes_follow_an_actor_that_moves(three: Cluster) -> None:
+    first, second, third = three.nodes
+    actor = Member.options(num_cpus=0, max_restarts=-1, **on(third, soft=True)).remote()
+
+    class User(al.Actor):
+        def __init__(self, other: Any) -> None:
+            self.other = other
+
+        async def use(self) -> str:
+            return await self.other.node()
+
+    user = User.options(**on(second)).remote(actor)
+    assert await user.use() == third.id
+    async with asyncio.timeout(30):
+        await three.drain_node(third)
+        assert await user.use() in (first.id, second.id)
+    assert await actor.node() == await user.use()
+
+
+async def test_calls_during_moves_run_once_each(three: Cluster) -> None:
+    third = three.nodes[2]
+    actor = Member.options(num_cpus=0, max_restarts=-1, **on(third, soft=True)).remote()
+    assert await actor.node() == third.id
+    calls = [actor.count.remote() for _ in range(50)]
+    draining = asyncio.ensure_future(three.drain_node(third))
+    while not draining.done():
+        calls.append(actor.count.remote())
+        await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await draining
+        found = await al.get(calls)
+    again = found.index(1)
+    assert found == [*range(2, again + 2), *range(1, len(found) - again + 1)]
+
+
+async def test_an_actor_that_can_be_nowhere_else_stays_until_the_time_is_over(three: Cluster) -> None:
+    third = three.nodes[2]
+    bound = Member.options(max_restarts=-1, **on(third)).remote()
+    assert await bound.node() == third.id
+    draining = asyncio.ensure_future(three.drain_node(third))
+    done, _ = await asyncio.wait({draining}, timeout=0.5)
+    assert not done
+    assert await bound.node() == third.id
+    async with asyncio.timeout(30):
+        await three.drain_node(third, timeout=0)
+        await draining
+        with pytest.raises(errors.ActorDiedError):
+            await bound.node()
+
+
+async def test_a_detached_actor_moves(three: Cluster) -> None:
+    first, second, third = three.nodes
+    options = {"name": "kept", "lifetime": "detached", "max_restarts": 1, **on(third, soft=True)}
+    actor = Member.options(**options).remote()
+    assert await actor.node() == third.id
+    async with asyncio.timeout(30):
+        await three.drain_node(third)
+        assert await actor.node() in (first.id, second.id)
+        found = await al.get_actor("kept")
+        assert await found.node() == await actor.node()
+    await al.kill(found)
+
+
+async def test_bundles_go_elsewhere_and_what_runs_in_them_ends_first(three: Cluster, eventually: Any) -> None:
+    first, second, third = three.nodes
+    gate = gate_on(first)
+    group = await al.placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD")
+    await group.ready(10)
+    nodes = (await al.placement_group_table(group))[group.id].nodes
+    index, leaves = next((i, node) for i, node in enumerate(nodes) if node != first.id)
+    leaving = next(node for node in three.nodes if node.id == leaves)
+    inside_it = {"scheduling_strategy": al.PlacementGroupStrategy(group, bundle_index=index)}
+    running = wait_at.options(num_cpus=1, **inside_it).remote(gate)
+    actor = Member.options(num_cpus=0, max_restarts=-1, **inside_it).remote()
+    stays = Member.options(
+        num_cpus=0, scheduling_strategy=al.PlacementGroupStrategy(group, bundle_index=1 - index)
+    ).remote()
+    await inside(gate, eventually)
+    assert await actor.node() == leaves
+    assert await stays.node() == nodes[1 - index]
+    draining = asyncio.ensure_future(three.drain_node(leaving))
+
+    async def moved() -> bool:
+        table = (await al.placement_group_table(group))[group.id]
+        return table.state == "CREATED" and table.nodes[index] not in ("", leaves)
+
+    await eventually(moved)
+    async with asyncio.timeout(30):
+        place = (await al.placement_group_table(group))[group.id].nodes[index]
+        assert await where.options(num_cpus=1, **inside_it)() == place
+        assert await actor.node() == place
+        assert not draining.done()
+        await gate.let()
+        assert await running == leaves
+        await draining
+    assert await stays.node() == nodes[1 - index]
+    await al.remove_placement_group(group)
+
+
+async def test_a_group_that_is_removed_ends_what_runs_in_a_bundle_that_it_has_left(
+    three: Cluster, eventually: Any
+) -> None:
+    first, _, third = three.nodes
+    gate = gate_on(first)
+    group = await al.placement_group([{"CPU": 1}] * 3, strategy="STRICT_SPREAD")
+    await group.ready(10)
+    nodes = (await al.placement_group_table(group))[group.id].nodes
+    inside_it = {"scheduling_strategy": al.PlacementGroupStrategy(group, bundle_index=nodes.index(third.id))}
+    running = wait_at.options(num_cpus=1, max_retries=0, **inside_it).remote(gate)
+    await inside(gate, eventually)
+    draining = asyncio.ensure_future(three.drain_node(third))
+
+    async def rescheduling() -> bool:
+        table = (await al.placement_group_table(group))[group.id]
+        return table.state == "RESCHEDULING" and "is being drained" in table.reason
+
+    await eventually(rescheduling)
+    async with asyncio.timeout(30):
+        await al.remove_placement_group(group)
+        with pytest.raises(errors.ActorliteError, match="was removed"):
+            await running
+        await draining
