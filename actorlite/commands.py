@@ -146,8 +146,12 @@ def _show_nodes(nodes: list[dict[str, Any]]) -> None:
     for each in nodes:
         total = each["resources"].get(CPU, 0.0)
         leased = f"{total - each['free'].get(CPU, 0.0):g} of {total:g}"
-        table.add_row(each["node"], str(each["pid"]), leased, each["address"], "leads" if each["leads"] else "")
+        table.add_row(each["node"], str(each["pid"]), leased, each["address"], _role(each))
     _print(table)
+
+
+def _role(node: dict[str, Any]) -> str:
+    return "leads" if node["leads"] else "leaves" if node["draining"] else ""
 
 
 def _print(table: Table) -> None:

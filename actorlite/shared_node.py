@@ -30,8 +30,9 @@ from actorlite.config import (
 from actorlite.errors import ActorliteError, ConnectFailed, NodeStartError
 from actorlite.host import SystemEntropy
 from actorlite.node.launch import DaemonHandle, launch_daemon
-from actorlite.opening.attached import node_status, stop_node
+from actorlite.opening.attached import drain_node, node_status, stop_node
 from actorlite.resources import NodeResources
+from actorlite.state.draining import check_timeout
 from actorlite.wire.launch import DaemonConfig
 
 TOKEN_BYTES = 32
@@ -122,6 +123,13 @@ class OwnedNode:
     async def stop(self) -> str:
         """End it in good order; returns how it has ended. Idempotent."""
         return (await self._handle.stop()).describe()
+
+    async def drain(self, *, timeout: float | None = None) -> str:
+        """End it when nothing runs there any more, or has run for `timeout` seconds: `Cluster.drain_node` says more.
+        Returns how it has ended. To cancel it changes nothing. Raises `DrainRefused`, `NodeDiedError`."""
+        check_timeout(timeout)
+        await drain_node(self._handle.address, timeout)
+        return (await self._handle.wait()).describe()
 
     async def kill(self) -> str:
         """SIGKILL; its workers end as well. Returns when the daemon has ended. Idempotent."""

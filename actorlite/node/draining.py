@@ -6,6 +6,7 @@ Follows Ray's `DrainNode` and `kubectl drain`: what may be placed elsewhere is, 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection
 
 from msgspec import structs
@@ -21,6 +22,8 @@ from actorlite.state.draining import Drain, asked_back, refusal, working
 from actorlite.state.leases import HeldLease
 from actorlite.wire.nodes import DrainNode
 from actorlite.wire.requests import Yes
+
+logger = logging.getLogger("actorlite.node")
 
 ASK_AGAIN_S = 0.2
 """How often leases are asked back that have not come: their owners may not have had them yet, or not been able to."""
@@ -81,6 +84,7 @@ class Draining:
         desk.evict(desk.tables.queued, (), BundleMoved(str(leaving(here))), removed=False)
         self._done = loop.create_future()
         self._task = loop.create_task(self._run(self._drain, self._done), name="actorlite drain")
+        self._task.add_done_callback(self._ran)
 
     async def drained(self) -> None:
         """Return when nothing runs there any more; to be cancelled changes nothing. Raises `NodeDiedError` when the
@@ -131,6 +135,13 @@ class Draining:
         done.set_result(None)
         await asyncio.sleep(ANSWER_S)
         self._on_done(DRAINED)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        """A drain that fails, which would be a mistake of ours, must not be waited for for ever."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("the node could not be drained", exc_info=error)
+            self.close(repr(error))
 
     def _may_move(self, lease: HeldLease) -> bool:
         """Whether another node can have it, as far as is known; a group says itself where its bundles are."""

@@ -22,6 +22,7 @@ from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan
 from actorlite.transport import Address, scheme_of
 from actorlite.wire.messages import Ending, Identity
+from actorlite.wire.nodes import DrainNode
 from actorlite.wire.requests import NodeInfo, StopNode
 
 
@@ -41,6 +42,13 @@ async def stop_node(address: Address) -> None:
     """Tell the node at `address` to end; returns when it has heard. Raises `ConnectFailed` when none runs there."""
     async with _visit(address) as (hub, peer):
         await peer.request(next(hub.numbers), StopNode())
+
+
+async def drain_node(address: Address, timeout_s: float | None) -> None:
+    """Have the node at `address` take nothing new, and end when nothing runs there any more; returns when that is so.
+    Raises `DrainRefused`, `NodeDiedError`, and `ConnectFailed` when none runs there."""
+    async with _visit(address) as (hub, peer):
+        await peer.request(next(hub.numbers), DrainNode(timeout_s))
 
 
 @contextlib.asynccontextmanager

@@ -69,6 +69,10 @@ def _room(load: NodeLoad) -> tuple[ResourceSet, ResourceSet]:
     return total, ResourceSet({CPU: load.free, **{name: units for name, _, units in load.more}})
 
 
+def _called(node: ProcessId, load: NodeLoad, here: ProcessId) -> str:
+    return f"{node}{' (this one)' if node == here else ''}{' (being drained)' if load.draining else ''}"
+
+
 class NodeClient:
     """Talks to the node over the connection on which this process registered."""
 
@@ -110,7 +114,7 @@ class NodeClient:
         """What keeps a request waiting that has waited for its whole `timeout_s`."""
         status = await self._status()
         here = ProcessId(self.peer.identity.process)
-        nodes = [(f"{node}{' (this one)' if node == here else ''}", *_room(load)) for node, load in status.nodes]
+        nodes = [(_called(node, load, here), *_room(load)) for node, load in status.nodes]
         text = still_waiting(label, want.needs, want.timeout_s or 0.0, nodes, status.holders, status.waiting)
         workers = len(status.workers)
         if status.max_workers and workers >= status.max_workers:
@@ -165,6 +169,7 @@ class NodeClient:
                 "pid": pid,
                 "address": address,
                 "leads": node == status.leader,
+                "draining": load.draining,
             }
             for (node, load), (pid, address) in zip(status.nodes, status.places, strict=True)
         ]

@@ -160,6 +160,10 @@ class Group(Struct):
         self.kept = self.amounts(places or {})
         return places is not None
 
+    def alone_on(self, views: Iterable[NodeView]) -> dict[ProcessId, Room]:
+        """Nodes as they would be without anything but its own bundles."""
+        return {view.node: Room(view.total.less(self.needs_on(view.node)), view.labels) for view in views}
+
     def amounts(self, places: Mapping[int, ProcessId]) -> Amounts:
         """What its bundles take of nodes."""
         nodes = dict.fromkeys(places.values())
@@ -293,8 +297,8 @@ class GroupBook:
         if not missing:
             return ""
         if self._is_impossible(group):
-            why = why_impossible(group, self._emptied(group))
-            draining = [self._told(view, name) for view in self.rooms.views.values() if view.draining][:MAX_TOLD]
+            why = why_impossible(group, group.alone_on(self.rooms.takers()))
+            draining = [self.rooms.told(view, name) for view in self.rooms.views.values() if view.draining][:MAX_TOLD]
             return "; ".join([f"no placement even if all nodes were free: {why}", *draining])
         text = f"no room now for {len(missing)} bundle(s) of {group.spec.strategy}"
         if group.state is GroupState.RESCHEDULING:
@@ -302,7 +306,7 @@ class GroupBook:
         before = sum(1 for each in self._waiting.values() if each.turn < group.turn)
         if before:
             text += f"; {before} group(s) came before it"
-        told = [self._told(view, name) for view in list(self.rooms.views.values())[:MAX_TOLD]]
+        told = [self.rooms.told(view, name) for view in list(self.rooms.views.values())[:MAX_TOLD]]
         said = [f"node {node} refused: {why}" for node, why in group.refusals.items()]
         return "; ".join([text, *told, *said])
 
@@ -459,22 +463,17 @@ class GroupBook:
         if self._keeper == name:
             self.rooms.mark(name, group.kept)
         elif self.rooms.marked_for != name:
-            places = group.find_places(self.rooms.without_leases()) or group.find_places(self._emptied(group)) or {}
+            places = (
+                group.find_places(self.rooms.without_leases())
+                or group.find_places(group.alone_on(self.rooms.takers()))
+                or {}
+            )
             self.rooms.mark(name, group.amounts(places))
-
-    def _told(self, view: NodeView, group: str) -> str:
-        what = "is being drained" if view.draining else f"has {self.rooms.usable(view.node, group)}"
-        return f"node {view.node} {what}"
-
-    def _emptied(self, group: Group) -> dict[ProcessId, Room]:
-        """Nodes as they would be without anything but this group's own bundles."""
-        views = self.rooms.takers()
-        return {view.node: Room(view.total.less(group.needs_on(view.node)), view.labels) for view in views}
 
     def _is_impossible(self, group: Group) -> bool:
         if group.impossible == self.rooms.node_version:
             return True
-        if group.find_places(self._emptied(group)) is not None:
+        if group.find_places(group.alone_on(self.rooms.takers())) is not None:
             return False
         group.impossible = self.rooms.node_version
         return True

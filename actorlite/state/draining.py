@@ -40,6 +40,12 @@ class Drain:
         return f"its node was drained, and the timeout of {self.timeout_s:g} s for what ran there was over"
 
 
+def check_timeout(timeout: float | None) -> None:
+    """Raises `ValueError`."""
+    if timeout is not None and not 0 <= timeout < float("inf"):
+        raise ValueError(f"timeout={timeout!r}: give seconds, 0 or more, or None to wait as long as it takes")
+
+
 def refusal(here: ProcessId, leader: ProcessId, others: Iterable[NodeView]) -> str:
     """Why a node cannot be drained, and what to do instead; empty when it can."""
     if here == leader:

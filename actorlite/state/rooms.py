@@ -104,6 +104,11 @@ class NodeRooms:
             return NOTHING
         return self._beside(node, group, self._free(node))
 
+    def told(self, view: NodeView, group: str) -> str:
+        """The same in words, for the user's eyes."""
+        what = "is being drained" if view.draining else f"has {self.usable(view.node, group)}"
+        return f"node {view.node} {what}"
+
     def obtainable(self, group: str) -> dict[ProcessId, Room]:
         """Nodes as they would be for the group if all tasks ended, but those that wait for others."""
         found: dict[ProcessId, Room] = {}

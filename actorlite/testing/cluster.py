@@ -14,6 +14,7 @@ from actorlite.opening.in_process import Neighbourhood
 from actorlite.resources import NodeResources, check_node
 from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.session import Plan, Session, open_session, session_of
+from actorlite.state.draining import check_timeout
 from actorlite.state.scheduling import NodeView
 from actorlite.testing.network import Network
 from actorlite.transport import Address
@@ -165,8 +166,7 @@ class Cluster:
         or the end of the cluster.
         """
         self._check(node)
-        if timeout is not None and not 0 <= timeout < float("inf"):
-            raise ValueError(f"timeout={timeout!r}: give seconds, 0 or more, or None to wait as long as it takes")
+        check_timeout(timeout)
         node.node.draining.begin(timeout)
         leaving = self._leaving.get(node.id)
         if leaving is None:

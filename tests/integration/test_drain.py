@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import pytest_asyncio
 
 import actorlite as al
 from actorlite import errors
+from actorlite.resources import NodeResources
+from actorlite.state.draining import working
 from actorlite.testing import Cluster, cluster
 
 pytestmark = pytest.mark.asyncio
@@ -177,16 +180,25 @@ async def test_when_the_time_is_over_what_runs_is_ended_with_the_reason(three: C
     assert await where() in (first.id, second.id)
 
 
-async def test_tasks_that_may_run_again_do_so_and_it_is_not_counted(three: Cluster, eventually: Any) -> None:
-    first, second, third = three.nodes
-    gate = gate_on(first)
-    task = wait_at.options(num_cpus=1, max_retries=1, **on(second, soft=True)).remote(gate)
-    await inside(gate, eventually)
-    async with asyncio.timeout(30):
-        await three.drain_node(second, timeout=0)
-        await inside(gate, eventually, 2)
-        await gate.let()
-        assert await task in (first.id, third.id)
+async def test_tasks_that_may_run_again_do_so_and_it_is_not_counted(eventually: Any) -> None:
+    has = NodeResources(2, resources={"x": 1})
+    async with cluster(nodes=[NodeResources(2), has, has]) as made:
+        gate = gate_on(made.nodes[0])
+        task = wait_at.options(num_cpus=0, resources={"x": 1}, max_retries=1).remote(gate)
+        async with asyncio.timeout(30):
+            # It has one retry, and is lost with three nodes.
+            for lost in range(3):
+                await inside(gate, eventually, lost + 1)
+                (busy,) = [
+                    node
+                    for node in made.nodes
+                    if node is not made.nodes[0] and node.is_running and working([node.node.table])
+                ]
+                await made.add_node(has)
+                await made.drain_node(busy, timeout=0)
+            await inside(gate, eventually, 4)
+            await gate.let()
+            assert await task in [node.id for node in made.nodes if node.is_running]
 
 
 async def test_the_leading_node_the_last_one_and_bad_arguments_are_refused(three: Cluster) -> None:
@@ -298,8 +310,6 @@ async def test_nodes_that_come_meanwhile_know_of_it_and_take_what_waits(three: C
 
 
 async def test_sessions_of_the_node_are_waited_for_and_none_is_new(three: Cluster) -> None:
-    from contextlib import AsyncExitStack
-
     _, second, third = three.nodes
     async with AsyncExitStack() as stack:
         await three.connect(third, stack)
@@ -491,4 +501,52 @@ async def test_a_group_that_is_removed_ends_what_runs_in_a_bundle_that_it_has_le
         await al.remove_placement_group(group)
         with pytest.raises(errors.ActorliteError, match="was removed"):
             await running
+        await draining
+
+
+async def test_a_session_of_the_node_ends_with_the_reason_when_the_time_is_over(
+    three: Cluster, eventually: Any
+) -> None:
+    third = three.nodes[2]
+    async with AsyncExitStack() as stack:
+        runtime = await three.connect(third, stack)
+        async with asyncio.timeout(30):
+            await three.drain_node(third, timeout=0)
+            await eventually(lambda: told(runtime))
+        assert "it was drained" in runtime.gone
+
+
+async def told(runtime: Any) -> bool:
+    return bool(runtime.gone)
+
+
+async def test_two_nodes_drained_at_the_same_time(three: Cluster) -> None:
+    first, second, third = three.nodes
+    busy = [slowly.options(num_cpus=1).remote() for _ in range(40)]
+    async with asyncio.timeout(30):
+        await asyncio.gather(three.drain_node(second), three.drain_node(third, timeout=20))
+        assert len(await al.get(busy)) == 40
+        assert await where() == first.id
+    assert [node.is_running for node in three.nodes] == [True, False, False]
+
+
+async def test_what_fits_nowhere_else_says_so_and_waits_for_nodes_if_it_may(three: Cluster, eventually: Any) -> None:
+    large = await three.add_node(6)
+    gate = gate_on(three.nodes[0])
+    running = wait_at.options(num_cpus=6).remote(gate)
+    await inside(gate, eventually)
+    actor = Member.options(num_cpus=0, resources={}, max_restarts=1, **on(large)).remote()
+    draining = asyncio.ensure_future(three.drain_node(large))
+    with pytest.raises(errors.TaskUnschedulableError, match=f"node {large.id} is being drained"):
+        while True:
+            await where.options(num_cpus=6)()
+    waits = where.options(num_cpus=6, schedule_timeout=30).remote()
+    with pytest.raises(errors.TaskUnschedulableError, match="being drained"):
+        await where.options(num_cpus=6, schedule_timeout=0.2)()
+    async with asyncio.timeout(30):
+        other = await three.add_node(6)
+        assert await waits == other.id
+        await gate.let()
+        assert await running == large.id
+        await al.kill(actor)
         await draining

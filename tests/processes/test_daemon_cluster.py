@@ -12,7 +12,7 @@ import pytest
 
 import actorlite as al
 from actorlite.config import session_directory_of
-from actorlite.errors import NodeStartError
+from actorlite.errors import DrainRefused, NodeStartError
 from actorlite.node.launch import launch_daemon
 from actorlite.resources import NodeResources
 from actorlite.testing import DaemonCluster, daemons
@@ -170,3 +170,52 @@ async def test_what_is_not_there_cannot_be_joined() -> None:
         await found.nodes[0].kill()
         with pytest.raises(NodeStartError, match="cannot join the node at .*/0/node.sock: .*; start that node first"):
             await found.add_node(NodeResources(1), join=found.nodes[0].address)
+
+
+@al.remote(num_cpus=1)
+async def stand(place: Path, name: str) -> str:
+    """Returns when it may; keeps its CPU until then."""
+    (place / f"{name}-{os.getpid()}").touch()
+    while not (place / f"{name} may go").exists():
+        await asyncio.sleep(POLL_S)
+    return al.runtime_context().node_id
+
+
+async def came(place: Path, pattern: str) -> bool:
+    return bool(list(place.glob(pattern)))
+
+
+async def test_a_drained_daemon_waits_for_what_runs_and_ends(tmp_path: Path) -> None:
+    async with daemons(nodes=3, num_cpus=1) as found, al.init(found.nodes[0].address) as session:
+        second, third = found.nodes[1:]
+        ids = {each["address"]: each["node"] for each in (await session.status())["nodes"]}
+        with pytest.raises(DrainRefused, match="leads the cluster"):
+            await found.nodes[0].drain()
+        with pytest.raises(ValueError, match="timeout=-1"):
+            await third.drain(timeout=-1)
+
+        def on(node: Any) -> Any:
+            return {"scheduling_strategy": al.NodeAffinityStrategy(ids[node.address], soft=True)}
+
+        actor = Member.options(num_cpus=0, max_restarts=1, **on(third)).remote()
+        assert (await actor.where())[0] == ids[third.address]
+        running = stand.options(**on(third)).remote(tmp_path, "first")
+        await until(lambda: came(tmp_path, "first-*"))
+        draining = asyncio.create_task(third.drain())
+        async with asyncio.timeout(WITHIN_S):
+            while not [each["draining"] for each in (await session.status())["nodes"]].count(True):
+                await asyncio.sleep(POLL_S)
+            while (await actor.where())[0] == ids[third.address]:
+                await asyncio.sleep(POLL_S)
+            assert third.is_running and not draining.done()
+            (tmp_path / "first may go").touch()
+            assert await running == ids[third.address]
+            assert "exited with code 0 (it was drained)" in await draining
+        assert len((await session.status())["nodes"]) == 2
+        # What the time is over for is ended, and done again where it may be.
+        again = stand.options(**on(second)).remote(tmp_path, "second")
+        await until(lambda: came(tmp_path, "second-*"))
+        async with asyncio.timeout(WITHIN_S):
+            await second.drain(timeout=0)
+            (tmp_path / "second may go").touch()
+            assert await again == ids[found.nodes[0].address]

@@ -97,3 +97,24 @@ def test_crashes_in_a_row_pause_longer_and_a_settled_life_forgives():
     assert [restarts.crashed(0.0, 0.0, PAUSES) for _ in range(5)] == [0.0, 0.5, 1.0, 2.0, 4.0]
     restarts.started(100.0)
     assert restarts.crashed(100.0 + SETTLED_S, 0.0, PAUSES) == 0.0
+
+
+def test_a_move_to_another_node_uses_up_no_restart():
+    restarts = Restarts(1)
+    for _ in range(5):
+        restarts.moved()
+    assert restarts.left
+    assert restarts.done == restarts.moves == 5
+    assert restarts.crashed(0.0, 0.0) == 0.0
+    assert not restarts.left
+    # Its node is about to leave: that it is lost before it has moved does not count either.
+    restarts.leaving = True
+    assert restarts.crashed(0.0, 0.0) == 0.0
+    assert not restarts.leaving
+    assert restarts.crashed(0.0, 0.0) is None
+
+
+def test_what_may_never_be_made_anew_does_not_move_either():
+    restarts = Restarts(0, leaving=True)
+    assert not restarts.left
+    assert restarts.crashed(0.0, 0.0) is None

@@ -279,3 +279,16 @@ def test_a_lease_that_was_asked_back_may_be_lost():
     pool.ask_back(1)
     assert pool.lost(1) and not pool.lost(1)
     assert pool.left() == []
+
+
+def test_a_lease_that_was_asked_back_for_a_drain_says_so_when_it_is_lost():
+    pool = pool_with(tasks=2)
+    assigned(pool)
+    pool.ask_back(1)
+    pool.ask_back(1, drained=True)
+    pool.ask_back(1)
+    pool.ask_back(99, drained=True)
+    assert list(pool.leaving) == [1]
+    worker = pool.lost(1)
+    assert worker is not None and worker.drained
+    assert pool.lost(1) is None
