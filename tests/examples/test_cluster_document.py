@@ -12,7 +12,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["daemons", "partitions"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["daemons", "drain", "partitions"])
 def test_the_program_prints_what_it_says(programs: Any, program: str) -> None:
     (expected,) = re.findall(r"# prints: (.*)", program)
     script = programs.directory / "program.py"

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -550,3 +551,23 @@ async def test_what_fits_nowhere_else_says_so_and_waits_for_nodes_if_it_may(thre
         assert await running == large.id
         await al.kill(actor)
         await draining
+
+
+@al.remote(num_cpus=0)
+async def make(size: int) -> Any:
+    return np.arange(size, dtype="f8")
+
+
+async def test_values_that_only_the_node_had_are_made_again_elsewhere(three: Cluster) -> None:
+    first, second, third = three.nodes
+    made = make.options(max_retries=1, **on(third, soft=True)).remote(200_000)
+    lost = make.options(max_retries=0, **on(third, soft=True)).remote(200_000)
+    copied = make.options(max_retries=0, **on(third, soft=True)).remote(200_000)
+    await al.wait([made, lost, copied], num_returns=3, fetch_local=False)
+    assert float((await copied).sum()) == 200_000 * 199_999 / 2
+    async with asyncio.timeout(30):
+        await three.drain_node(third)
+        assert float((await made).sum()) == 200_000 * 199_999 / 2
+        assert float((await copied).sum()) == 200_000 * 199_999 / 2
+        with pytest.raises(errors.ObjectLostError):
+            await lost
