@@ -114,13 +114,26 @@ async def test_an_idle_node_leaves_at_once_and_others_say_why(three: Cluster) ->
 async def test_what_runs_goes_on_and_nothing_new_comes(three: Cluster, eventually: Any) -> None:
     first, second, third = three.nodes
     gate = gate_on(first)
-    actor = Member.options(num_cpus=1, **on(third)).remote()
-    assert await actor.node() == third.id
-    running = wait_at.options(num_cpus=1, **on(third)).remote(gate)
-    # They wait behind it for room there, and go elsewhere.
-    waiting = [where.options(num_cpus=1, **on(third, soft=True)).remote() for _ in range(4)]
+    full = [Member.options(num_cpus=2, **on(node)).remote() for node in three.nodes]
+    assert [await each.node() for each in full] == [node.id for node in three.nodes]
+    actor = full[2]
+    running = wait_at.options(num_cpus=0, **on(third)).remote(gate)
     await inside(gate, eventually)
+    # They wait for room there, and go elsewhere.
+    waiting = [where.options(num_cpus=1, **on(third, soft=True)).remote() for _ in range(4)]
+
+    async def queued() -> bool:
+        return bool(third.node.table.waiting)
+
+    await eventually(queued)
     draining = asyncio.ensure_future(three.drain_node(third))
+
+    async def moved() -> bool:
+        return all_know(three, third) and not third.node.table.waiting
+
+    await eventually(moved)
+    await al.kill(full[0])
+    await al.kill(full[1])
     async with asyncio.timeout(30):
         assert set(await al.get(waiting)) <= {first.id, second.id}
         spread = await al.get([where.options(scheduling_strategy="SPREAD").remote() for _ in range(8)])
