@@ -237,7 +237,8 @@ class LeaseDesk:
             number = self._tickets.get((peer, ticket))
             granted = self.tables.withdraw(number) if number is not None else None
             if number is not None and granted is not None:
-                self._grants[number].set_result(False)
+                if not (future := self._grants[number]).done():  # else it is about to ask another node
+                    future.set_result(False)
                 self.grant(granted)
 
     def blocked(self, peer: Peer, message: Blocked, parts: Sequence[memoryview]) -> None:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection
 
 from msgspec import structs
 
-from actorlite.errors import BundleMoved, DrainRefused, NodeDiedError, NodeDraining
+from actorlite.errors import BundleMoved, ConnectionLost, DrainRefused, NodeDiedError, NodeDraining
 from actorlite.ids import ProcessId
 from actorlite.node.desk import LeaseDesk, wish_for
 from actorlite.node.members import Members
 from actorlite.node.workers import WorkerPool
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer
-from actorlite.state.draining import Drain, asked_back, refusal, working
+from actorlite.state.draining import Drain, asked_back, is_working, refusal, working
 from actorlite.state.leases import HeldLease
 from actorlite.wire.nodes import DrainNode
 from actorlite.wire.requests import Yes
@@ -26,7 +26,9 @@ from actorlite.wire.requests import Yes
 logger = logging.getLogger("actorlite.node")
 
 ASK_AGAIN_S = 0.2
-"""How often leases are asked back that have not come: their owners may not have had them yet, or not been able to."""
+"""After this leases are asked back once more: their owners may not have had them yet. Then after twice the time."""
+MOST_PAUSE_S = 3.0
+"""But after no more than this: actors cannot move before they have been made."""
 NOTICE_S = 0.05
 """How long the owners of what runs here have at least to hear of it, also without any time for what runs."""
 ANSWER_S = 0.01
@@ -110,31 +112,52 @@ class Draining:
             if there is None:
                 why = self._members.lost.get(body.node, "it is not in the cluster (any more)")
                 raise DrainRefused(f"node {body.node} cannot be drained: {why}; `actorlite status` lists the nodes")
-            await there.request(next(self._hub.numbers), structs.replace(body, node=ProcessId("")))
+            try:
+                await there.request(next(self._hub.numbers), structs.replace(body, node=ProcessId("")))
+            except ConnectionLost as error:
+                raise NodeDiedError(f"node {body.node} ended while it was drained: {error}") from None
             return Yes(True)
         self.begin(body.timeout_s)
         await self.drained()
         return Yes(True)
 
     async def _run(self, drain: Drain, done: asyncio.Future[None]) -> None:
-        loop, desk = asyncio.get_running_loop(), self._desk
-        noticed = loop.time() + NOTICE_S
+        loop = asyncio.get_running_loop()
+        ask_at = loop.time()
+        noticed, pause = ask_at + NOTICE_S, ASK_AGAIN_S
         while self._is_busy():
             now = loop.time()
             left = drain.left_s(now)
             if left == 0 and now >= noticed:
                 await self._end(drain.over)
                 break
-            desk.returns.ask_back(asked_back(working(desk.tables.each), self._may_move), drained=True)
+            if now >= ask_at:
+                self._ask_back()
+                ask_at, pause = now + pause, min(2 * pause, MOST_PAUSE_S)
+            until = ask_at if drain.until is None else min(ask_at, max(drain.until, noticed))
             self._changed.clear()
             try:
-                async with asyncio.timeout(ASK_AGAIN_S if left is None else min(ASK_AGAIN_S, max(left, NOTICE_S))):
+                async with asyncio.timeout_at(until):
                     await self._changed.wait()
             except TimeoutError:
                 continue
         done.set_result(None)
         await asyncio.sleep(ANSWER_S)
         self._on_done(DRAINED)
+
+    def _ask_back(self) -> None:
+        """Have owners return their leases, and move their actors, if another node can ever have those as far as is
+        known; a group says itself where its bundles are."""
+        index, desk = self._members.index, self._desk
+        index.put(self._members.here())
+        places = {each.lease: each.place for each in self._workers.records.values() if each.lease}
+
+        def may_move(lease: HeldLease) -> bool:
+            place = places.get(lease.number)
+            in_group = place is not None and bool(place.group)
+            return in_group or index.choose(wish_for(place, lease.request.needs)) is not None
+
+        desk.returns.ask_back(asked_back(working(desk.tables.each), may_move), drained=True)
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         """A drain that fails, which would be a mistake of ours, must not be waited for for ever."""
@@ -143,19 +166,9 @@ class Draining:
             logger.error("the node could not be drained", exc_info=error)
             self.close(repr(error))
 
-    def _may_move(self, lease: HeldLease) -> bool:
-        """Whether another node can have it, as far as is known; a group says itself where its bundles are."""
-        record = next((each for each in self._workers.records.values() if each.lease == lease.number), None)
-        place = record.place if record is not None else None
-        if place is not None and place.group:
-            return True
-        index = self._members.index
-        index.put(self._members.here())
-        return index.choose(wish_for(place, lease.request.needs)) is not None
-
     def _is_busy(self) -> bool:
         """Whether something runs here: work, or a session."""
-        if working(self._desk.tables.each):
+        if is_working(self._desk.tables.each):
             return True
         peers = [self._hub.peers.get(process) for process in self._jobs]
         return any(peer is not None and peer.identity.role == "driver" for peer in peers)

@@ -32,6 +32,8 @@ class GroupKeeper:
 
     def prepare(self, group: str, epoch: int, sizes: Sequence[tuple[int, ResourceSet]]) -> str:
         """Why not, if it cannot."""
+        if self._desk.leaving:
+            return "it is being drained"
         refusal, granted = self._desk.tables.prepare(group, epoch, sizes)
         self._desk.grant(granted)
         return refusal

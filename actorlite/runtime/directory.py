@@ -156,10 +156,11 @@ class ActorDirectory:
             link.happened(ActorEvent.KILLED, "it was killed by al.kill()", cause=DeathCause.KILLED)
             runtime.restarter.forget(link.id)
         lease = runtime.maker.take_lease(link.id)
-        if lease is not None and lease.exclusive and place is not None:
-            await runtime.node.kill_worker(place.process)
+        process = place.process if place is not None else runtime.lifetimes.worker_of(link.id)
+        if lease is not None and lease.exclusive and process is not None:
+            await runtime.node.kill_worker(process)
             if restarts:
-                await self.worker_lost(place.process)
+                await self.worker_lost(process)
             return
         if lease is not None:
             runtime.node.return_lease(lease.number, reuse=False)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from actorlite.errors import ConnectionLost
-from actorlite.ids import ActorId
+from actorlite.ids import ActorId, ProcessId
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link
 from actorlite.state.actors import ActorEvent, ActorState, DeathCause
@@ -101,6 +101,11 @@ class Lifetimes:
         ending = self.end(link.id, link.peer)
         await self.over(ending)
         link.happened(ActorEvent.ENDED, "al.terminate() ended it", cause=DeathCause.TERMINATED)
+
+    def worker_of(self, identifier: ActorId) -> ProcessId | None:
+        """Where an actor is that is to end: it may be about to be made anew elsewhere."""
+        ending = self.endings.get(identifier)
+        return None if ending is None else ending.peer.identity.process
 
     async def over(self, ending: Ending) -> None:
         """Return when that actor is gone."""

@@ -66,6 +66,11 @@ def working(tables: Sequence[LeaseTable]) -> list[HeldLease]:
     return [lease for table in tables for lease in table.held.values() if lease.request.purpose != BUNDLE]
 
 
+def is_working(tables: Sequence[LeaseTable]) -> bool:
+    """Whether there are any of those."""
+    return any(lease.request.purpose != BUNDLE for table in tables for lease in table.held.values())
+
+
 def asked_back(leases: Iterable[HeldLease], may_move: Callable[[HeldLease], bool]) -> list[HeldLease]:
     """Those whose owners have something to do when they hear that the node is to leave: run the rest elsewhere, and
     make actors anew there. Those that no other node can ever have stay as long as they may."""

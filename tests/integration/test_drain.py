@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -13,9 +15,11 @@ import pytest_asyncio
 
 import actorlite as al
 from actorlite import errors
+from actorlite.ids import ProcessId
 from actorlite.resources import NodeResources
 from actorlite.state.draining import working
 from actorlite.testing import Cluster, cluster
+from actorlite.wire.nodes import DrainNode
 
 pytestmark = pytest.mark.asyncio
 
@@ -584,3 +588,113 @@ async def test_values_that_only_the_node_had_are_made_again_elsewhere(three: Clu
         assert float((await copied).sum()) == 200_000 * 199_999 / 2
         with pytest.raises(errors.ObjectLostError):
             await lost
+
+
+async def test_any_process_may_ask_its_node_for_a_drain_of_another(three: Cluster, eventually: Any) -> None:
+    first, _, third = three.nodes
+    gate = gate_on(first)
+    running = wait_at.options(num_cpus=1, **on(third)).remote(gate)
+    await inside(gate, eventually)
+    hub, node = three.session.runtime.hub, three.session.runtime.node.peer
+    with pytest.raises(errors.DrainRefused, match="node 0011223344556677 cannot be drained: .* `actorlite status`"):
+        await node.request(next(hub.numbers), DrainNode(0.0, ProcessId("0011223344556677")))
+    with pytest.raises(errors.DrainRefused, match="leads"):
+        await node.request(next(hub.numbers), DrainNode(0.0))
+    asking = asyncio.ensure_future(node.request(next(hub.numbers), DrainNode(None, third.id)))
+
+    async def known() -> bool:
+        return all_know(three, third)
+
+    await eventually(known)
+    await gate.let()
+    async with asyncio.timeout(30):
+        assert await running == third.id
+        assert (await asking).value
+        await three.drain_node(third)  # empty as it is
+    again = three.nodes[1]
+    gate = gate_on(first)
+    running = wait_at.options(num_cpus=1, max_retries=1, **on(again, soft=True)).remote(gate)
+    await inside(gate, eventually)
+    asking = asyncio.ensure_future(node.request(next(hub.numbers), DrainNode(None, again.id)))
+    await eventually(lambda: leaves(again))
+    await three.kill_node(again)
+    async with asyncio.timeout(30):
+        with pytest.raises(errors.NodeDiedError, match="while it was drained"):
+            await asking
+        await gate.let()
+        assert await running == first.id
+
+
+async def leaves(node: Any) -> bool:
+    return bool(node.node.desk.leaving)
+
+
+async def test_an_actor_that_is_killed_or_terminated_while_it_moves_is_not_made_anew(
+    three: Cluster, eventually: Any
+) -> None:
+    first, _, third = three.nodes
+    gate = gate_on(first)
+    options = {"num_cpus": 0, "max_restarts": -1, **on(third, soft=True)}
+    killed, terminated = Member.options(**options).remote(), Member.options(**options).remote()
+    calls = [each.wait_at.remote(gate) for each in (killed, terminated)]
+    await inside(gate, eventually, 2)
+    draining = asyncio.ensure_future(three.drain_node(third))
+
+    async def moving() -> bool:
+        return {(await al.describe(each)).state for each in (killed, terminated)} == {"RESTARTING"}
+
+    await eventually(moving)
+    async with asyncio.timeout(30):
+        await al.kill(killed)
+        await al.terminate(terminated)
+        await gate.let()
+        with pytest.raises(errors.ActorDiedError):
+            await calls[0]
+        assert await calls[1] == third.id
+        await draining
+        for each in (killed, terminated):
+            with pytest.raises(errors.ActorDiedError):
+                await each.node()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_nodes_that_come_and_go_lose_no_work(seed: int) -> None:
+    luck = random.Random(seed)
+    async with cluster(nodes=3, num_cpus=[3, 2, 2]) as made:  # the first has room beside the group
+        actors = [Member.options(num_cpus=0, max_restarts=-1, scheduling_strategy="SPREAD").remote() for _ in range(6)]
+        group = await al.placement_group([{"CPU": 1}] * 2, strategy="SPREAD")
+        inside_it = {"scheduling_strategy": al.PlacementGroupStrategy(group)}
+        over = False
+        done = 0
+
+        async def work() -> None:
+            nonlocal done
+            while not over:
+                kind = luck.randrange(3)
+                if kind == 0:
+                    assert await slowly.options(max_retries=-1, num_cpus=luck.choice([0, 1])).remote()
+                elif kind == 1:
+                    await luck.choice(actors).count()
+                else:
+                    assert await slowly.options(max_retries=-1, num_cpus=1, **inside_it).remote()
+                done += 1
+
+        working_ = [asyncio.ensure_future(work()) for _ in range(12)]
+        async with asyncio.timeout(60):
+            for _ in range(6):
+                await made.add_node(2)
+                leaving = [node for node in made.nodes[1:] if node.is_running]
+                luck.shuffle(leaving)
+                await asyncio.gather(*[made.drain_node(each) for each in leaving[: luck.randint(1, 2)]])
+                for node in made.nodes:
+                    if node.is_running:
+                        node.node.table.check()
+            over = True
+            await asyncio.gather(*working_)
+            assert done > 20
+            await group.ready(10)
+            await al.remove_placement_group(group)
+            actors.clear()
+            while any(node.node.table.held for node in made.nodes if node.is_running):
+                gc.collect()
+                await asyncio.sleep(0.01)

@@ -4,7 +4,7 @@ import pytest
 
 from actorlite.ids import ProcessId
 from actorlite.resources import ResourceSet
-from actorlite.state.draining import Drain, asked_back, refusal, working
+from actorlite.state.draining import Drain, asked_back, is_working, refusal, working
 from actorlite.state.leases import BUNDLE, LeaseTable
 from actorlite.state.queues import LeaseRequest
 from actorlite.state.scheduling import NodeView
@@ -39,9 +39,10 @@ def test_the_leading_node_and_the_last_one_are_refused_with_a_remedy() -> None:
 )
 def test_what_a_node_waits_for(purpose: str, keeps: bool, asked: bool) -> None:
     table = LeaseTable(ONE)
-    assert working([table]) == []
+    assert working([table]) == [] and not is_working([table])
     table.request(LeaseRequest(1, "owner", ONE, ONE, purpose, "", "job"))
     assert [lease.number for lease in working([table, LeaseTable(ONE)])] == ([1] if keeps else [])
+    assert is_working([LeaseTable(ONE), table]) is keeps
     asked_for = [1] if asked else []
     assert [lease.number for lease in asked_back(working([table]), lambda lease: True)] == asked_for
     moves_not = asked_back(working([table]), lambda lease: False)
