@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 from msgspec import structs
 
@@ -62,7 +61,7 @@ class Redirects:
             raise NodeLost from None
         except NodeDraining:
             if (view := self._members.views.get(node)) is not None:
-                self._members.index.put(replace(view, draining=True))  # in case it has not said so yet
+                self._members.index.put(structs.replace(view, draining=True))  # in case it has not said so yet
             raise NodeLost from None
         finally:
             self._tickets.pop((peer, body.ticket), None)

@@ -160,9 +160,9 @@ class Group(Struct):
         self.kept = self.amounts(places or {})
         return places is not None
 
-    def alone_on(self, views: Iterable[NodeView]) -> dict[ProcessId, Room]:
+    def alone_on(self, nodes: NodeRooms) -> dict[ProcessId, Room]:
         """Nodes as they would be without anything but its own bundles."""
-        return {view.node: Room(view.total.less(self.needs_on(view.node)), view.labels) for view in views}
+        return {view.node: Room(view.total.less(self.needs_on(view.node)), view.labels) for view in nodes.takers()}
 
     def amounts(self, places: Mapping[int, ProcessId]) -> Amounts:
         """What its bundles take of nodes."""
@@ -297,18 +297,17 @@ class GroupBook:
         if not missing:
             return ""
         if self._is_impossible(group):
-            why = why_impossible(group, group.alone_on(self.rooms.takers()))
-            draining = [self.rooms.told(view, name) for view in self.rooms.views.values() if view.draining][:MAX_TOLD]
-            return "; ".join([f"no placement even if all nodes were free: {why}", *draining])
+            why = why_impossible(group, group.alone_on(self.rooms))
+            return "; ".join([f"no placement even if all nodes were free: {why}", *self.rooms.draining()])
         text = f"no room now for {len(missing)} bundle(s) of {group.spec.strategy}"
         if group.state is GroupState.RESCHEDULING:
             text += ", lost with their node, or to be moved from one that is being drained"
         before = sum(1 for each in self._waiting.values() if each.turn < group.turn)
         if before:
             text += f"; {before} group(s) came before it"
-        told = [self.rooms.told(view, name) for view in list(self.rooms.views.values())[:MAX_TOLD]]
+        told = [f"node {each.node} has {self.rooms.usable(each.node, name)}" for each in self.rooms.takers()[:MAX_TOLD]]
         said = [f"node {node} refused: {why}" for node, why in group.refusals.items()]
-        return "; ".join([text, *told, *said])
+        return "; ".join([text, *told, *self.rooms.draining(), *said])
 
     def check(self) -> None:
         """Raise `AssertionError` unless all that is held is some group's."""
@@ -463,17 +462,13 @@ class GroupBook:
         if self._keeper == name:
             self.rooms.mark(name, group.kept)
         elif self.rooms.marked_for != name:
-            places = (
-                group.find_places(self.rooms.without_leases())
-                or group.find_places(group.alone_on(self.rooms.takers()))
-                or {}
-            )
-            self.rooms.mark(name, group.amounts(places))
+            places = group.find_places(self.rooms.without_leases()) or group.find_places(group.alone_on(self.rooms))
+            self.rooms.mark(name, group.amounts(places or {}))
 
     def _is_impossible(self, group: Group) -> bool:
         if group.impossible == self.rooms.node_version:
             return True
-        if group.find_places(group.alone_on(self.rooms.takers())) is not None:
+        if group.find_places(group.alone_on(self.rooms)) is not None:
             return False
         group.impossible = self.rooms.node_version
         return True

@@ -13,7 +13,7 @@ from msgspec import structs
 from actorlite.ids import ProcessId
 from actorlite.resources import ResourceSet
 from actorlite.state.packing import Room
-from actorlite.state.scheduling import NodeView
+from actorlite.state.scheduling import MAX_TOLD, NodeView
 
 NOTHING = ResourceSet()
 
@@ -104,10 +104,9 @@ class NodeRooms:
             return NOTHING
         return self._beside(node, group, self._free(node))
 
-    def told(self, view: NodeView, group: str) -> str:
-        """The same in words, for the user's eyes."""
-        what = "is being drained" if view.draining else f"has {self.usable(view.node, group)}"
-        return f"node {view.node} {what}"
+    def draining(self) -> list[str]:
+        """Nodes that take nothing new, in words."""
+        return [f"node {view.node} is being drained" for view in self.views.values() if view.draining][:MAX_TOLD]
 
     def obtainable(self, group: str) -> dict[ProcessId, Room]:
         """Nodes as they would be for the group if all tasks ended, but those that wait for others."""
