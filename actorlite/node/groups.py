@@ -27,7 +27,7 @@ from actorlite.node.kept import KeptGroups, told
 from actorlite.node.members import Members, load_of, view_of
 from actorlite.node.records import Job
 from actorlite.node.reserving import GroupKeeper
-from actorlite.resources import NOTHING, ResourceSet
+from actorlite.resources import ResourceSet
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer, RequestHandler
 from actorlite.state.bundles import Changed, Command, Commit, GroupBook, GroupSpec, GroupState, Keep, Prepare, Return
@@ -67,6 +67,17 @@ class _Record(Struct, eq=False):
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     """Those who wait until it is created, or removed."""
     history: list[str] = field(default_factory=list)
+
+    def changed(self, state: GroupState) -> None:
+        self.history.append(state)
+        del self.history[:-MAX_HISTORY]
+        if state is GroupState.CREATED:
+            self.wake()
+
+    def wake(self) -> None:
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(None)
 
 
 class Coordinator:
@@ -116,7 +127,7 @@ class Coordinator:
             self._names[name] = shape.group
         self._know_here()
         self._perform(self._book.create(spec))
-        self._members.on_own_change = self.noticed
+        self._watch()
         return self.info(shape.group)
 
     async def created(self, group: str) -> GroupInfo:
@@ -153,9 +164,7 @@ class Coordinator:
         )
         while len(self._removed) > MAX_REMOVED:
             del self._removed[next(iter(self._removed))]
-        for future in record.waiting:
-            if not future.done():
-                future.set_result(None)
+        record.wake()
         ending: list[asyncio.Task[Any]] = []
         rest: list[Command] = []
         for command in commands:
@@ -164,7 +173,7 @@ class Coordinator:
             elif (task := self._end(command)) is not None:
                 ending.append(task)
         self._perform(rest)
-        self._members.on_own_change = self.noticed
+        self._watch()
         if record.detached:
             ending.append(self._spawn(self._kept.written()))
         return ending
@@ -205,7 +214,7 @@ class Coordinator:
         self._perform(self._book.node_lost(node))
         for group in [group for group, each in self._records.items() if each.home == node and not each.detached]:
             self.remove(group)
-        self._members.on_own_change = self.noticed
+        self._watch()
 
     def job_ended(self, job: str) -> None:
         self._over[job] = None
@@ -216,11 +225,9 @@ class Coordinator:
 
     def noticed(self) -> None:
         """Something here was taken or became free, since this was last asked for."""
+        self._knows_here = False
         if self._book.anybody_waits:
-            self._look_here()
-            self._members.on_own_change = self.noticed
-        else:
-            self._knows_here = False
+            self._watch()
 
     # --- inside
 
@@ -235,6 +242,12 @@ class Coordinator:
             self._look_here()
         self._members.on_own_change = None
 
+    def _watch(self) -> None:
+        """Hear of the next change here, once. Who waits has missed none before."""
+        if not self._knows_here and self._book.anybody_waits:
+            self._look_here()
+        self._members.on_own_change = self.noticed
+
     def _perform(self, commands: list[Command]) -> None:
         """What nodes answer leads to more commands: all are done in order, without recursion."""
         self._todo.extend(commands)
@@ -245,7 +258,8 @@ class Coordinator:
             while self._todo:
                 command = self._todo.popleft()
                 if isinstance(command, Changed):
-                    self._changed(command)
+                    if (record := self._records.get(command.group)) is not None:
+                        record.changed(command.state)
                 elif isinstance(command, Return):
                     self._end(command)
                 elif isinstance(command, Keep):
@@ -256,17 +270,6 @@ class Coordinator:
                     self._spawn(self._there(command, self._ask(command.node, _body(command))))
         finally:
             self._performing = False
-
-    def _changed(self, command: Changed) -> None:
-        record = self._records.get(command.group)
-        if record is None:
-            return
-        record.history.append(command.state)
-        del record.history[:-MAX_HISTORY]
-        if command.state is GroupState.CREATED:
-            for future in record.waiting:
-                if not future.done():
-                    future.set_result(None)
 
     def _here(self, command: Prepare | Commit) -> list[Command]:
         group, epoch, node = command.group, command.epoch, command.node
@@ -292,7 +295,7 @@ class Coordinator:
             self._perform(self._book.prepared(command.group, command.epoch, command.node, free, done.refusal))
         else:
             self._perform(self._book.committed(command.group, command.epoch, command.node))
-        self._members.on_own_change = self.noticed
+        self._watch()
 
     def _ask(self, node: ProcessId, body: Any) -> asyncio.Task[Any]:
         """A request under way, in the order of the commands."""
@@ -321,7 +324,7 @@ class Coordinator:
             self._look_here()
         elif node in self._members.views:
             self._perform(self._book.node_seen(_for_groups(view_of(node, done.load))))
-        self._members.on_own_change = self.noticed
+        self._watch()
 
     def __repr__(self) -> str:
         return f"<Coordinator {self._book!r}>"
@@ -508,8 +511,8 @@ def detached_among(groups: Groups) -> tuple[GroupInfo, ...]:
 
 
 def _for_groups(view: NodeView) -> NodeView:
-    """As the coordinator sees it: what is kept for groups is free."""
-    return structs.replace(view, free=view.free.release(view.kept), kept=NOTHING) if view.kept else view
+    """As the coordinator sees it: what is kept for groups is free, too."""
+    return structs.replace(view, free=view.free.release(view.kept)) if view.kept else view
 
 
 def _spec(shape: GroupShape) -> GroupSpec:

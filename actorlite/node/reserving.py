@@ -28,7 +28,8 @@ class GroupKeeper:
 
     def free_now(self) -> ResourceSet:
         """What bundles may use of this node: what is kept for groups is free."""
-        return self._desk.table.free_now()
+        table = self._desk.table
+        return table.turns.for_groups() if table.turns.pledged else table.free_now()
 
     def prepare(self, group: str, epoch: int, sizes: Sequence[tuple[int, ResourceSet]]) -> str:
         """Why not, if it cannot."""

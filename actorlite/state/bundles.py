@@ -184,6 +184,8 @@ class GroupBook:
         self.rooms = NodeRooms()
         self._waiting: dict[str, Group] = {}
         """Those with missing bundles and no attempt under way."""
+        self._refused: dict[str, Group] = {}
+        """Those that nodes would not have, also while they try others."""
         self._kept: dict[str, Amounts] = {}
         """What nodes were told to keep, by group."""
         self._keeper = ""
@@ -202,9 +204,11 @@ class GroupBook:
         self.rooms.seen(view)
         if view.draining and before is not None and not before.draining:
             return self._vacate(view.node, gone=False) + self._advance()
-        for group in self._waiting.values():
+        for name, group in list(self._refused.items()):
             if group.refusals.pop(view.node, ""):
                 self.rooms.version += 1
+            if not group.refusals:
+                del self._refused[name]
         return self._advance()
 
     def node_lost(self, node: ProcessId) -> list[Command]:
@@ -234,6 +238,7 @@ class GroupBook:
         self.rooms.answered(node, group.claims_on(node), free)
         if refusal:
             group.refusals[node] = refusal
+            self._refused[name] = group
             return self._roll_back(group, without=node) + self._advance()
         if attempt.waiting:
             return self._advance()
@@ -274,6 +279,7 @@ class GroupBook:
         if group.attempt is not None:
             commands += self._roll_back(group)
         self._waiting.pop(name, None)
+        self._refused.pop(name, None)
         if self.rooms.marked_for == name:
             self.rooms.unmark()
         return [*commands, *changed, *self._advance()]
@@ -293,21 +299,12 @@ class GroupBook:
         if group.attempt is not None:
             verb = "commit" if group.attempt.committing else "prepare"
             return f"waiting for {len(group.attempt.waiting)} node(s) to {verb} its bundles"
-        missing = group.missing
-        if not missing:
+        if not group.missing:
             return ""
         if self._is_impossible(group):
             why = why_impossible(group, group.alone_on(self.rooms))
             return "; ".join([f"no placement even if all nodes were free: {why}", *self.rooms.draining()])
-        text = f"no room now for {len(missing)} bundle(s) of {group.spec.strategy}"
-        if group.state is GroupState.RESCHEDULING:
-            text += ", lost with their node, or to be moved from one that is being drained"
-        before = sum(1 for each in self._waiting.values() if each.turn < group.turn)
-        if before:
-            text += f"; {before} group(s) came before it"
-        told = [f"node {each.node} has {self.rooms.usable(each.node, name)}" for each in self.rooms.takers()[:MAX_TOLD]]
-        said = [f"node {node} refused: {why}" for node, why in group.refusals.items()]
-        return "; ".join([text, *told, *self.rooms.draining(), *said])
+        return _why_not_now(group, sum(1 for each in self._waiting.values() if each.turn < group.turn), self.rooms)
 
     def check(self) -> None:
         """Raise `AssertionError` unless all that is held is some group's."""
@@ -482,6 +479,18 @@ def _set(group: Group, state: GroupState) -> list[Command]:
         return []
     group.state = state
     return [Changed(group.spec.group, state)]
+
+
+def _why_not_now(group: Group, before: int, rooms: NodeRooms) -> str:
+    """Where `before` others have waited for longer."""
+    text = f"no room now for {len(group.missing)} bundle(s) of {group.spec.strategy}"
+    if group.state is GroupState.RESCHEDULING:
+        text += ", lost with their node, or to be moved from one that is being drained"
+    if before:
+        text += f"; {before} group(s) came before it"
+    told = [f"node {each.node} has {rooms.usable(each.node, group.spec.group)}" for each in rooms.takers()[:MAX_TOLD]]
+    said = [f"node {node} refused: {why}" for node, why in group.refusals.items()]
+    return "; ".join([text, *told, *rooms.draining(), *said])
 
 
 def why_impossible(group: Group, rooms: Mapping[ProcessId, Room]) -> str:

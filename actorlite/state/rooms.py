@@ -47,7 +47,7 @@ class NodeRooms:
         if before is None or _kind(before) != _kind(view):
             self.node_version += 1
             self.version += 1
-        elif not before.free.fits(view.free) or before.lasting != view.lasting:
+        elif not before.free.fits(view.free) or (before.lasting, before.kept) != (view.lasting, view.kept):
             self.version += 1
         self.views[view.node] = view
         if view.draining:
@@ -102,7 +102,10 @@ class NodeRooms:
         """What a bundle of the group may use of a node now."""
         if self.views[node].draining:
             return NOTHING
-        return self._beside(node, group, self._free(node))
+        free = self._free(node)
+        if group != self.kept_for and node in self.kept:
+            free = free.less(self.views[node].kept.at_most(self.kept[node]))  # it would refuse
+        return self._beside(node, group, free)
 
     def draining(self) -> list[str]:
         """Nodes that take nothing new, in words."""

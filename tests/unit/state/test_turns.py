@@ -166,6 +166,35 @@ def test_a_group_behind_one_that_waits_for_an_actor_has_room_kept() -> None:
     assert keeps(book.node_seen(view_of("c", 0, 1))) == [("c", "second", "CPU: 1")]
 
 
+def asked(commands: list[Command]) -> list[tuple[str, str]]:
+    return [(each.node, each.group) for each in commands if isinstance(each, Prepare)]
+
+
+def test_who_is_behind_does_not_ask_for_what_a_node_keeps() -> None:
+    book = GroupBook()
+    book.node_seen(view_of("a", 0, total=4))
+    assert keeps(book.create(spread("first", 1))) == [("a", "first", "CPU: 2")]
+    book.node_seen(structs.replace(view_of("a", 1, total=4), kept=some(1)))
+    assert asked(book.create(spread("second", 1, 1))) == [], "it would be refused, over and over"
+    assert asked(book.node_seen(structs.replace(view_of("a", 3, total=4), kept=some(2)))) == [
+        ("a", "first"),
+        ("a", "second"),
+    ]
+
+
+def test_who_was_refused_asks_again_when_the_node_has_said_something_new_meanwhile() -> None:
+    book = GroupBook()
+    a, b = ProcessId("a"), ProcessId("b")
+    book.node_seen(view_of("a", 2))
+    book.node_seen(view_of("b", 2))
+    first = asked(book.create(spread("g", 1)))
+    assert len(first) == 1
+    refusing, other = (a, b) if first[0][0] == a else (b, a)
+    assert asked(book.prepared("g", 1, refusing, some(0), "it is full")) == [(other, "g")]
+    assert asked(book.node_seen(view_of(refusing, 2))) == [], "it is being tried elsewhere"
+    assert asked(book.node_lost(other)) == [(refusing, "g")]
+
+
 class SimNode:
     """A node with tasks that keep coming, more than there is room for, all from one owner that keeps its leases."""
 
@@ -190,7 +219,8 @@ class SimNode:
 
     def view(self) -> NodeView:
         """As the coordinator sees it."""
-        return NodeView(self.id, self.table.total, self.table.free_now(), lasting=ResourceSet(self.table.turns.lasting))
+        kept, lasting = self.table.turns.kept(), ResourceSet(self.table.turns.lasting)
+        return NodeView(self.id, self.table.total, self.table.free_now(), kept=kept, lasting=lasting)
 
     def work(self) -> None:
         """More tasks come, and some of those that run end."""
