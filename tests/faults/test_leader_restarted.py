@@ -251,11 +251,12 @@ def test_a_removed_group_takes_its_actors_and_does_not_come_back(place: Path) ->
 @pytest.mark.parametrize("lines", [20, 100, 300])
 def test_what_was_answered_before_the_end_holds_after_it(place: Path, lines: int) -> None:
     node = started(6)
-    program = subprocess.Popen([sys.executable, "-c", CHURN], stdout=subprocess.PIPE, text=True)
+    # Without a buffer: `communicate` knows nothing of what a reader has read ahead.
+    program = subprocess.Popen([sys.executable, "-c", CHURN], stdout=subprocess.PIPE, bufsize=0)
     assert program.stdout is not None
-    said = [program.stdout.readline().split() for _ in range(lines)]
+    said = [program.stdout.readline().decode().split() for _ in range(lines)]
     os.kill(node, signal.SIGKILL)
-    said += [line.split() for line in program.communicate(timeout=60)[0].splitlines()]
+    said += [line.split() for line in program.communicate(timeout=60)[0].decode().splitlines()]
     assert program.returncode == 0
     made, removing, removed = (
         {what for verb, what in said if verb == each} for each in ("made", "removing", "removed")
