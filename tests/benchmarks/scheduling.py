@@ -2,20 +2,25 @@
 
     python tests/benchmarks/scheduling.py [--nodes 10 100 1000 10000] [--requests 1000000] [--groups 1000]
 
-Prints tables in Markdown. The first three use no process, and count processor time; the last one opens a local session.
+Prints tables in Markdown. The first three use no process, and count processor time; the others open local sessions.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
+
+import uvloop
 
 import actorlite as al
 from actorlite.ids import ProcessId
 from actorlite.labels import LabelSelector
 from actorlite.resources import ResourceSet
+from actorlite.runtime.node_client import NodeClient, Want
+from actorlite.runtime.runtime import ProcessRuntime
 from actorlite.state.bundles import GroupBook, GroupSpec, Prepare
 from actorlite.state.leases import LeaseTable
 from actorlite.state.packing import Bundle
@@ -63,7 +68,7 @@ def show_decisions(nodes: list[int]) -> None:
 
 
 def show_queue(requests: int) -> None:
-    """Requests of ten shapes and ten jobs wait for one node, which serves them as leases come back."""
+    """Requests of ten shapes and seven jobs wait for one node, which serves them as leases come back."""
     table = LeaseTable(ResourceSet.from_floats({"CPU": 64}))
     shapes = [ResourceSet.from_floats({"CPU": cpus}) for cpus in range(1, 11)]
     began = time.process_time()
@@ -107,11 +112,38 @@ def group_decisions(count: int, groups: int) -> float:
 
 def show_groups(nodes: list[int]) -> None:
     print(
-        "\n| a group of 2 bundles, from created to removed, microseconds | " + " | ".join(f"{n:,} nodes" for n in nodes)
+        "\n| a group of 2 bundles, from created to removed, microseconds | "
+        + " | ".join(f"{n:,} nodes" for n in nodes)
+        + " |"
     )
     print("|---|" + "---|" * len(nodes))
     row = [f"{group_decisions(count, max(5, 20_000 // (10 + count))):.0f}" for count in nodes]
     print("| decisions only | " + " | ".join(row) + " |", flush=True)
+
+
+async def leases(node: NodeClient, seconds: float, together: int) -> float:
+    """Workers that were asked for, granted and given back, per second."""
+    numbers, done, end = itertools.count(2**40), 0, time.perf_counter() + seconds
+
+    async def one() -> None:
+        lease = await node.lease(next(numbers), Want(), "task", "benchmark")
+        assert lease is not None
+        node.return_lease(lease.lease)
+
+    while time.perf_counter() < end:
+        await asyncio.gather(*[one() for _ in range(together)])
+        done += together
+    return done / seconds
+
+
+async def show_leases() -> None:
+    async with al.init("local", num_cpus=4) as session:
+        runtime = session.runtime
+        assert isinstance(runtime, ProcessRuntime)
+        await leases(runtime.node, 1, 4)  # the workers are there
+        print("\n| leases of workers asked for, granted and given back, local session | per second |\n|---|---|")
+        print(f"| one at a time | {await leases(runtime.node, 2, 1):,.0f} |")
+        print(f"| 100 at a time, 4 workers | {await leases(runtime.node, 2, 100):,.0f} |", flush=True)
 
 
 async def show_session(groups: int) -> None:
@@ -145,7 +177,8 @@ def main() -> None:
     show_decisions(options.nodes)
     show_queue(options.requests)
     show_groups(options.nodes)
-    asyncio.run(show_session(options.groups))
+    uvloop.run(show_leases())
+    uvloop.run(show_session(options.groups))
 
 
 if __name__ == "__main__":
