@@ -9,39 +9,16 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actorlite.resources import CPU, NOTHING, ONE_CPU, UNITS_PER_ONE, ResourceSet
+from actorlite.resources import CPU, NOTHING, UNITS_PER_ONE
 from actorlite.state.asking import wanted_back
 from actorlite.state.leases import LeaseTable
-from actorlite.state.queues import LeaseRequest
+
+from .leasing import ask, numbers, some, table_of
 
 ONE = UNITS_PER_ONE
 HISTORIES = int(os.environ.get("ACTORLITE_HISTORIES", "20"))
 """Random histories per run; the number that is promised is 10 000."""
 MANY = settings(max_examples=HISTORIES, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def some(cpus: float = 0, **others: float) -> ResourceSet:
-    return ResourceSet.from_floats({CPU: cpus, **others})
-
-
-def table_of(cpus: float, **others: float) -> LeaseTable:
-    return LeaseTable(some(cpus, **others))
-
-
-def ask(
-    number: int,
-    needs: ResourceSet = ONE_CPU,
-    holds: ResourceSet | None = None,
-    owner: str = "driver",
-    purpose: str = "task",
-    job: str = "job",
-) -> LeaseRequest:
-    return LeaseRequest(number, owner, needs, needs if holds is None else holds, purpose, "f", job)
-
-
-def numbers(requests: list[LeaseRequest] | None) -> list[int]:
-    assert requests is not None
-    return [request.number for request in requests]
 
 
 def pledging_table(cpus: float = 1) -> LeaseTable:
