@@ -1,0 +1,60 @@
+"""Sessions that end while they wait for, or use, what a node has."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+import actorlite as al
+from actorlite.context import current_runtime
+from actorlite.testing import NodeResources, cluster
+
+pytestmark = pytest.mark.asyncio
+
+running: set[str] = set()
+
+
+@al.remote(num_gpus=1)
+async def cleans_up(name: str) -> None:
+    running.add(name)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        await asyncio.sleep(0.2)
+        running.discard(name)
+
+
+@al.remote(num_gpus=1)
+async def who_runs() -> set[str]:
+    return set(running)
+
+
+@pytest.mark.parametrize("in_group", [False, True])
+async def test_what_a_lost_session_used_is_free_when_its_worker_has_ended(in_group: bool, eventually: Any) -> None:
+    async with cluster(nodes=[NodeResources(num_cpus=1, num_gpus=1)]) as made, AsyncExitStack() as stack:
+        strategy: Any = "DEFAULT"
+        if in_group:
+            group = await al.placement_group([{"CPU": 1, "GPU": 1}])
+            await group.ready(10)
+            strategy = al.PlacementGroupStrategy(group)
+        other = await made.connect(made.nodes[0], stack)
+        token = current_runtime.set(other)
+        ref = cleans_up.options(scheduling_strategy=strategy).remote("lost")
+        current_runtime.reset(token)
+        desk = made.nodes[0].node.desk
+
+        async def runs() -> bool:
+            return running == {"lost"}
+
+        async def waits() -> bool:
+            return any(table.waiting for table in desk.tables.each)
+
+        await eventually(runs)
+        next_one = who_runs.options(scheduling_strategy=strategy).remote()
+        await eventually(waits)
+        await other.hub.aclose()
+        assert await al.get(next_one, timeout=10) == set()
+        del ref
