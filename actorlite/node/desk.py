@@ -290,7 +290,10 @@ class LeaseDesk:
         shared = self._shared.pop(process, None)
         if shared is not None:
             shared.add_done_callback(partial(_end_shared, self._workers))  # also when it is still starting
-        _, granted = self.tables.owner_lost(process)
+        forgotten, granted = self.tables.owner_lost(process)
+        for number in forgotten:
+            if (future := self._grants.get(number)) is not None and not future.done():
+                future.set_result(False)  # its node, if it is another one, waits for the answer
         self.grant(granted)
         for number in self.tables.held_by(process):
             record = self._workers_of.get(number)

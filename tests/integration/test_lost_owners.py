@@ -58,3 +58,38 @@ async def test_what_a_lost_session_used_is_free_when_its_worker_has_ended(in_gro
         await other.hub.aclose()
         assert await al.get(next_one, timeout=10) == set()
         del ref
+
+
+@al.remote
+async def waits_for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_request_to_another_node_ends_with_the_session_that_made_it(eventually: Any) -> None:
+    async with cluster(nodes=2, num_cpus=1) as made, AsyncExitStack() as stack:
+        first, second = made.nodes
+        there = al.NodeAffinityStrategy(second.id)
+        task = waits_for_ever.options(scheduling_strategy=there)
+        ref = task.remote()
+        desk = second.node.desk
+
+        async def runs() -> bool:
+            return bool(desk.table.held) and not desk._grants
+
+        async def waits() -> bool:
+            return len(desk.table.waiting) == 2
+
+        async def forgotten() -> bool:
+            left = [desk.table.waiting, desk._grants, desk._tickets, first.node.desk._redirects._late]
+            return not any(left)
+
+        await eventually(runs)
+        other = await made.connect(first, stack)
+        token = current_runtime.set(other)
+        refs = [task.remote() for _ in range(2)]
+        current_runtime.reset(token)
+        await eventually(waits)
+        await other.hub.aclose()
+        await eventually(forgotten)
+        await al.cancel(ref)
+        del refs
