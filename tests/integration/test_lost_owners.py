@@ -1,4 +1,4 @@
-"""Sessions that end while they wait for, or use, what a node has."""
+"""What is left of leases whose owners or actors are gone: nothing, and not too early."""
 
 from __future__ import annotations
 
@@ -93,3 +93,28 @@ async def test_a_request_to_another_node_ends_with_the_session_that_made_it(even
         await eventually(forgotten)
         await al.cancel(ref)
         del refs
+
+
+class Elsewhere(al.Actor):
+    async def hello(self) -> None: ...
+
+
+@pytest.mark.parametrize("no_restart", [True, False])
+async def test_the_lease_of_an_actor_that_was_killed_on_another_node_is_returned(
+    no_restart: bool, eventually: Any
+) -> None:
+    async with cluster(nodes=2, num_cpus=1) as made:
+        there = al.NodeAffinityStrategy(made.nodes[1].id)
+        redirects = made.nodes[0].node.desk._redirects
+        for _ in range(3):
+            actor = Elsewhere.options(num_cpus=1, max_restarts=1, scheduling_strategy=there).remote()
+            await actor.hello()
+            await al.kill(actor, no_restart=no_restart)
+            if not no_restart:
+                await actor.hello()
+                await al.kill(actor)
+
+        async def all_returned() -> bool:
+            return not redirects._leases and not made.nodes[1].node.table.held
+
+        await eventually(all_returned)
