@@ -12,7 +12,7 @@ from itertools import chain
 from actorlite.errors import BundleMoved
 from actorlite.resources import ResourceSet
 from actorlite.state.devices import Share
-from actorlite.state.leases import BUNDLE, HeldLease, LeaseTable
+from actorlite.state.leases import BUNDLE, LeaseTable
 from actorlite.state.queues import LeaseRequest
 from actorlite.state.reservations import Reservations, Reserved
 
@@ -118,20 +118,21 @@ class Tables:
         bundle = self._held.get(number)
         (self.node if bundle is None else bundle.table).take_back(number)
 
-    def owner_lost(self, owner: str) -> tuple[list[HeldLease], list[LeaseRequest]]:
-        lost, granted = self.node.owner_lost(owner)
-        for bundle in self._bundles if self._held or self._queued else ():
+    def owner_lost(self, owner: str) -> tuple[list[int], list[LeaseRequest]]:
+        forgotten, granted = self.node.owner_lost(owner)
+        for bundle in self._bundles if self._queued else ():
             if not bundle.is_used:
                 continue
-            gone = {request.number for request in bundle.table.room.of_owner(owner)}
-            more, others = bundle.table.owner_lost(owner)
+            gone, others = bundle.table.owner_lost(owner)
             for number in gone:
                 self._queued.pop(number, None)
-            for lease in more:
-                self._held.pop(lease.number, None)
-            lost += more
+            forgotten += gone
             granted += self._granted(bundle, others)
-        return lost, granted
+        return list(dict.fromkeys(forgotten)), granted  # one may have waited for several bundles
+
+    def held_by(self, owner: str) -> list[int]:
+        """The leases of a process."""
+        return [number for table in self.each for number, lease in table.held.items() if lease.owner == owner]
 
     def holds(self, number: int) -> bool:
         """Whether a lease is there; not, when its bundle is gone."""

@@ -155,7 +155,12 @@ class Node:
         )
         self.store = Storefront(self.hub, self._handlers, options.store, self.members)
         self.workers = WorkerPool(
-            place, self._spawner, self._entropy, Limits(soft_limit, options.max_workers), self._worker_ended
+            place,
+            self._spawner,
+            self._entropy,
+            Limits(soft_limit, options.max_workers),
+            self._worker_ended,
+            self.hub.numbers,
         )
         self.deaths = Deaths(self.hub, self.workers, self.members)
         means = Means(options.gpus, options.sets_threads)

@@ -77,6 +77,8 @@ class LeaseDesk:
         self._tickets: dict[tuple[Peer, int], int] = {}
         self._shared: dict[ProcessId, asyncio.Task[WorkerRecord]] = {}
         self._workers_of: dict[int, WorkerRecord] = {}
+        self._ending: set[int] = set()
+        """Leases that were returned, and whose workers have to end before others get what they hold."""
         self.hopes = Hopes()
         self.returns = Returns(table, hub, jobs, members, self.guests, self._redirects)
         self.tables = Tables(table, lambda: next(self._numbers))
@@ -206,12 +208,18 @@ class LeaseDesk:
         return Yes(True)
 
     def _give_back(self, number: int, *, reuse: bool, retire: bool = False) -> None:
-        record = self._workers_of.pop(number, None)
+        if number in self._ending:
+            return  # said twice
+        record = self._workers_of.get(number)
+        if record is not None and record.lease == number and record.use == "ending":
+            return  # its end frees what it has
+        self._workers_of.pop(number, None)
         if record is None or record.lease != number:
             self._release(number)
             return
         if record.setting.gpus:
             # Libraries keep a device's memory until their process ends (Ray does not use such workers again either).
+            self._ending.add(number)
             self._workers.release(record, reuse=False, retire=reuse or retire)
             self._workers.spawn(self._release_after(number, record))
             return
@@ -226,6 +234,7 @@ class LeaseDesk:
         except TimeoutError:
             pass
         finally:
+            self._ending.discard(number)
             self._release(number)
 
     def withdraw(self, peer: Peer, message: WithdrawLeases, parts: Sequence[memoryview]) -> None:
@@ -274,18 +283,26 @@ class LeaseDesk:
         self.owner_gone(record.process)
 
     def owner_gone(self, process: ProcessId) -> None:
-        """Free what a process held. Its workers may still run code for it: they end, once that has cleaned up."""
+        """Forget what a process waits for. Its workers may still run code for it: they end once that has cleaned up;
+        then what it held is free."""
         self.guests.process_ended(process)
         self._redirects.owner_gone(process)
         shared = self._shared.pop(process, None)
         if shared is not None:
             shared.add_done_callback(partial(_end_shared, self._workers))  # also when it is still starting
-        lost, granted = self.tables.owner_lost(process)
-        for lease in lost:
-            record = self._workers_of.pop(lease.number, None)
-            if record is not None and record.lease == lease.number:
-                self._workers.spawn(self._workers.end_orphan(record, "the process that leased it is gone"))
+        forgotten, granted = self.tables.owner_lost(process)
+        for number in forgotten:
+            if (future := self._grants.get(number)) is not None and not future.done():
+                future.set_result(False)  # its node, if it is another one, waits for the answer
         self.grant(granted)
+        for number in self.tables.held_by(process):
+            record = self._workers_of.get(number)
+            if record is None:
+                if number not in self._ending:
+                    self._release(number)  # its worker only starts
+            elif record.lease == number and record.use != "ending":
+                self._workers.spawn(self._workers.end_orphan(record, "the process that leased it is gone"))
+                record.use = "ending"
 
     def node_lost(self, node: ProcessId) -> list[ProcessId]:
         """Another node is gone with all its processes. Returns the workers there that were leased from here."""

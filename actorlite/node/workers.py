@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -59,7 +59,7 @@ class Limits(Struct, frozen=True):
 
 
 class WorkerPool:
-    """Owned by the node. `on_exit` hears of every worker that ended, once, on the loop."""
+    """Owned by the node. `on_exit` hears of every worker that ended, once, on the loop. `numbers` are the hub's."""
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class WorkerPool:
         entropy: Entropy,
         limits: Limits,
         on_exit: Callable[[WorkerRecord, str], None],
+        numbers: Iterator[int],
     ) -> None:
         self.records: dict[ProcessId, WorkerRecord] = {}
         self.reports: OrderedDict[ProcessId, tuple[int, str, bool]] = OrderedDict()
@@ -77,6 +78,7 @@ class WorkerPool:
         self._entropy = entropy
         self._limits = limits
         self._on_exit = on_exit
+        self._numbers = numbers
         self._loop = asyncio.get_running_loop()
         self._idle: list[WorkerRecord] = []
         self.ahead = Ahead(self)
@@ -152,7 +154,7 @@ class WorkerPool:
         try:
             async with asyncio.timeout(ORPHAN_S):
                 if record.peer is not None:
-                    await record.peer.request(0, Retire(orphaned=True))
+                    await record.peer.request(next(self._numbers), Retire(orphaned=True))
         except (ActorliteError, TimeoutError):
             pass  # it ended first, or goes on for too long
         finally:
@@ -279,7 +281,7 @@ class WorkerPool:
         """End a worker that gets no more work, once it owns nothing that others hold."""
         try:
             while record.peer is not None and not record.ended.is_set():
-                answer = await record.peer.request(0, Retire())
+                answer = await record.peer.request(next(self._numbers), Retire())
                 if isinstance(answer, Yes) and answer.value:
                     break
                 await asyncio.sleep(IDLE_S)
@@ -305,14 +307,15 @@ class WorkerPool:
                     continue
                 peer = oldest.peer
                 self._idle.remove(oldest)
-                answer = await peer.request(0, Retire()) if peer is not None else Yes(True)
+                try:
+                    answer = await peer.request(next(self._numbers), Retire()) if peer is not None else Yes(True)
+                except ActorliteError:
+                    continue  # it ended while it was asked
                 if isinstance(answer, Yes) and answer.value:
                     self.kill(oldest, "it was idle and not needed")
                 elif not oldest.ended.is_set():
                     oldest.idle_since = self._loop.time()
                     self._idle.append(oldest)
-        except ActorliteError:
-            pass  # it ended while it was asked
         finally:
             self._reaping = None
 

@@ -158,7 +158,11 @@ class ActorDirectory:
         lease = runtime.maker.take_lease(link.id)
         process = place.process if place is not None else runtime.lifetimes.worker_of(link.id)
         if lease is not None and lease.exclusive and process is not None:
-            await runtime.node.kill_worker(process)
+            try:
+                await runtime.node.kill_worker(process)
+            finally:
+                # Our node keeps a lease of another one until it is returned; and a kill that is given up goes on.
+                runtime.node.return_lease(lease.number, reuse=False)
             if restarts:
                 await self.worker_lost(process)
             return

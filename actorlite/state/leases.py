@@ -127,15 +127,13 @@ class LeaseTable:
                 self.free[CPU] -= units
                 self.turns.lent -= units
 
-    def owner_lost(self, owner: str) -> tuple[list[HeldLease], list[LeaseRequest]]:
-        """Free everything of a process that is gone: its leases, and the requests granted instead."""
-        for request in self.room.of_owner(owner):
+    def owner_lost(self, owner: str) -> tuple[list[int], list[LeaseRequest]]:
+        """Forget the requests of a process that is gone: these, and the requests granted now. What it holds stays held
+        until nothing runs there any more."""
+        forgotten = list(self.room.of_owner(owner))
+        for request in forgotten:
             self._forget(request)
-        lost = [lease for lease in self.held.values() if lease.owner == owner]
-        for lease in lost:
-            del self.held[lease.number]
-            self._free(lease)
-        return lost, self.grant()
+        return [request.number for request in forgotten], self.grant()
 
     # --- what it says
 

@@ -126,9 +126,9 @@ def test_when_the_process_of_a_request_is_lost_those_behind_it_are_granted():
     table.request(ask(1, owner="a"))
     table.request(ask(2, some(2), owner="b"))
     table.request(ask(3, some(2), owner="c"))
-    lost, granted = table.owner_lost("a")
-    assert [lease.number for lease in lost] == [1] and numbers(granted) == [2]
-    assert numbers(table.owner_lost("b")[1]) == [3]
+    assert table.owner_lost("b") == ([2], [])
+    assert table.owner_lost("a") == ([], []) and list(table.held) == [1], "its worker may still run"
+    assert numbers(table.release(1)) == [3]
 
 
 def test_a_request_that_is_not_waiting_cannot_be_withdrawn():
@@ -205,13 +205,13 @@ def test_lending_what_nobody_holds_does_nothing():
     assert table.free_now() == table.total
 
 
-def test_everything_of_a_lost_process_is_freed():
+def test_what_a_lost_process_holds_stays_held_until_it_is_released():
     table = table_of(2)
     for number, owner in enumerate("aabba"):
         table.request(ask(number, owner=owner))
-    lost, granted = table.owner_lost("a")
-    assert [lease.number for lease in lost] == [0, 1]
-    assert numbers(granted) == [2, 3], "and not the request of the lost process"
+    assert table.owner_lost("a") == ([4], [])
+    assert list(table.held) == [0, 1]
+    assert [numbers(table.release(number)) for number in (0, 1)] == [[2], [3]]
     assert not table.waiting
 
 
@@ -367,9 +367,15 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(owner=st.sampled_from("ab"))
     def lose(self, owner: str) -> None:
         before = {number for number, request in self.table.waiting.items() if request.owner != owner}
-        lost, granted = self.table.owner_lost(owner)
+        waited = self.table.waiting.keys() - before
+        held = dict(self.table.held)
+        forgotten, granted = self.table.owner_lost(owner)
         self.granted(before, granted)
-        assert all(lease.owner == owner for lease in lost)
+        assert set(forgotten) == waited and held.items() <= self.table.held.items()
+        for number, lease in held.items():
+            if lease.owner == owner:
+                before = set(self.table.waiting)
+                self.granted(before, self.table.release(number))
         assert all(each.owner != owner for each in [*self.table.held.values(), *self.table.waiting.values()])
 
     @rule(group=st.sampled_from("gh"), cpus=st.integers(0, 3), x=st.integers(0, 2))
@@ -436,6 +442,8 @@ class LeaseMachine(RuleBasedStateMachine):
                 self.table.turns.keep(group, NOTHING)
             for owner in "ab":
                 self.table.owner_lost(owner)
+            for number in list(self.table.held):
+                self.table.release(number)
             assert self.table.free_now() == self.table.total and not self.table.waiting
 
 

@@ -1,0 +1,65 @@
+"""The pool of a node's workers: those that are asked whether they may end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+
+from actorlite.errors import ConnectionLost
+from actorlite.ids import ProcessId
+from actorlite.node.records import Job, WorkerRecord
+from actorlite.node.workers import Limits, WorkerPool
+from actorlite.wire.requests import Yes
+
+pytestmark = pytest.mark.asyncio
+
+
+class Asked:
+    """A worker's connection, and its process."""
+
+    def __init__(self, *, lost: bool = False) -> None:
+        self.numbers: list[int] = []
+        self.killed = asyncio.Event()
+        self.lost = lost
+
+    async def request(self, number: int, body: object) -> Yes:
+        self.numbers.append(number)
+        if self.lost:
+            raise ConnectionLost("it ended")
+        await asyncio.sleep(0)
+        return Yes(True)
+
+    def kill(self) -> None:
+        self.killed.set()
+
+
+def pool_of(limit: int) -> WorkerPool:
+    unused: Any = None
+    return WorkerPool(unused, unused, unused, Limits(limit), lambda record, text: None, itertools.count(1))
+
+
+def worker(index: int, peer: Any) -> WorkerRecord:
+    job = Job("job", "", (), "")
+    record = WorkerRecord(ProcessId(f"worker-{index}"), job, asyncio.get_running_loop().create_future())
+    record.peer = record.handle = peer
+    return record
+
+
+async def test_a_worker_that_is_asked_twice_at_once_is_asked_by_two_numbers() -> None:
+    pool, peer = pool_of(0), Asked()
+    record = worker(1, peer)
+    await asyncio.gather(pool.end_orphan(record, "one"), pool.end_orphan(record, "two"))
+    assert len(set(peer.numbers)) == 2
+
+
+async def test_reaping_goes_on_when_a_worker_ends_while_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actorlite.node.workers.IDLE_S", 0.0)
+    pool, lost, next_one = pool_of(0), Asked(lost=True), Asked()
+    for index, peer in enumerate([lost, next_one]):
+        pool.release(worker(index, peer), reuse=True)
+    async with asyncio.timeout(10):
+        await next_one.killed.wait()
+    assert lost.numbers and not lost.killed.is_set()
