@@ -26,8 +26,9 @@ class Tables:
         self.node = node
         self.reservations: Reservations[LeaseTable] = Reservations(LeaseTable)
         self._number = number
-        self._rooms: dict[tuple[str, int], int] = {}
-        """The lease in the node's table that each bundle is."""
+        self._rooms: dict[tuple[str, int, int], int] = {}
+        """The lease in the node's table that each bundle is, by group, index and attempt: one that is given back keeps
+        its room until nothing runs in it, and the next attempt may come before."""
         self._queued: dict[int, list[Bundle]] = {}
         """Requests for any of several bundles, and for one."""
         self._held: dict[int, Bundle] = {}
@@ -45,7 +46,7 @@ class Tables:
         if refusal:
             return refusal, []
         for index, size in sizes:
-            if (group, index) in self._rooms:
+            if (group, index, epoch) in self._rooms:
                 continue  # said twice
             number = self._number()
             request = LeaseRequest(number, f"group {group}", size, size, BUNDLE, f"of group {group}")
@@ -54,7 +55,7 @@ class Tables:
                 return f"{size} is free, but others have waited for it", self.give_back(
                     self.reservations.give_back(group, epoch)
                 )
-            self._rooms[group, index] = number
+            self._rooms[group, index, epoch] = number
             if share := self.node.held[number].share:
                 self.reservations.all_of(group)[index].table.devices.free = [part for _, part in share]
         self.node.turns.took(group)
@@ -71,7 +72,7 @@ class Tables:
         for bundle in bundles:
             for lease in bundle.table.held if bundle.is_used else ():
                 self._held.pop(lease, None)
-            number = self._rooms.pop((bundle.group, bundle.index), None)
+            number = self._rooms.pop((bundle.group, bundle.index, bundle.epoch), None)
             self.node.turns.gave_back(bundle.group)
             if number is not None:
                 granted += self.node.release(number)
@@ -143,7 +144,7 @@ class Tables:
         bundle = self._held.get(number)
         if bundle is None:
             return self.node.held[number].share
-        room = self.node.held[self._rooms[bundle.group, bundle.index]].share
+        room = self.node.held[self._rooms[bundle.group, bundle.index, bundle.epoch]].share
         return tuple([(room[index][0], part) for index, part in bundle.table.held[number].share])
 
     def users_of(self, bundle: Bundle) -> tuple[list[int], list[int]]:

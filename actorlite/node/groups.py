@@ -99,6 +99,8 @@ class Coordinator:
         self._book = GroupBook()
         self._records: dict[str, _Record] = {}
         self._removed: dict[str, GroupInfo] = {}
+        self._ending: dict[str, list[asyncio.Task[Any]]] = {}
+        """What still goes on of groups that were removed."""
         self._names: dict[tuple[str, str], str] = {}
         self._over: dict[str, None] = {}
         """Jobs that have ended."""
@@ -151,7 +153,7 @@ class Coordinator:
         """Idempotent. What runs in it has ended with the tasks that are returned; None when it is not there."""
         record = self._records.pop(group, None)
         if record is None:
-            return None
+            return self._ending.get(group)
         if record.detached:
             self._kept.forget(group)
         self._names.pop((record.shape.namespace, record.shape.name), None)
@@ -176,7 +178,16 @@ class Coordinator:
         self._watch()
         if record.detached:
             ending.append(self._spawn(self._kept.written()))
+        if ending:
+            self._ending[group] = list(ending)
+            for task in ending:
+                task.add_done_callback(lambda task: self._has_ended(group, task))
         return ending
+
+    def _has_ended(self, group: str, task: asyncio.Task[Any]) -> None:
+        rest = self._ending[group] = [each for each in self._ending[group] if each is not task]
+        if not rest:
+            del self._ending[group]
 
     def described(self, body: DescribeGroups) -> Groups:
         if body.name:

@@ -65,6 +65,23 @@ def test_what_tasks_return_is_kept_for_a_group_that_was_overtaken_so_often() -> 
     tables.node.check()
 
 
+def test_a_bundle_that_is_prepared_again_while_its_former_life_ends_has_a_room_of_its_own() -> None:
+    tables = tables_of(2, GPU=2)
+    sizes = [(0, some(1, GPU=1))]
+    assert tables.prepare("g", 1, sizes)[0] == "" and tables.reservations.commit("g", 1)
+    tables.request(ask(1, some(1, GPU=1)), "g", 0)
+    ending = tables.reservations.give_back("g", 1)
+    assert tables.prepare("g", 2, sizes)[0] == "" and tables.reservations.commit("g", 2)
+    assert not tables.node.free_now()
+    tables.request(ask(2, some(1, GPU=1)), "g", 0)
+    (former, _), (device, _) = *tables.share_of(1), *tables.share_of(2)
+    assert {former, device} == {0, 1}
+    assert tables.prepare("g", 2, sizes)[0] == ""  # said twice
+    tables.give_back(ending)
+    assert tables.node.free_now() == tables.reservations.total == some(1, GPU=1)
+    tables.node.check()
+
+
 def test_what_a_group_gave_back_is_kept_for_it_again_until_it_does_not_wait() -> None:
     tables = tables_of(1)
     tables.keep("g", some(1))
