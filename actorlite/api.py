@@ -261,7 +261,14 @@ async def describe(actor: Actor | Any) -> ActorInfo:
 async def ready(actor: Actor | Any) -> None:
     """Return once the actor's constructor and `on_start` have run. Raises `ActorDiedError` when they failed."""
     link = _require_link("ready", actor)
-    await _on_loop_of(link.runtime, link.runtime.actor_ready(link))
+    scope = current_call.get()
+    if scope is not None:
+        scope.enter_wait()  # the actor may need the CPU of the task that waits for it
+    try:
+        await _on_loop_of(link.runtime, link.runtime.actor_ready(link))
+    finally:
+        if scope is not None:
+            scope.leave_wait()
 
 
 def _require_ref(what: str, ref: object) -> None:

@@ -114,6 +114,13 @@ class LeaseDesk:
             except NodeDraining:
                 if body.job is not None:
                     raise  # its own node asks another one
+            except asyncio.CancelledError:
+                if (view := self._members.views.get(node)) is not None:
+                    self._members.index.put(view)  # it may not even have been sent: nothing is assumed
+                raise
+            finally:
+                if body.job is not None:  # whoever has sent it assumes that there is so much less here
+                    self._members.load_changed(told_one=True)
 
     async def _ask_node(self, peer: Peer, body: LeaseWorker, node: ProcessId) -> Lease | None:
         """For a bundle there. Raises `NodeLost`, `BundleMoved`."""

@@ -35,6 +35,11 @@ class Places(Generic[W]):
     def is_wanted(self) -> bool:
         return bool(self._waiting)
 
+    @property
+    def wanted(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     async def take(self, kind: object) -> W | None:
         """Wait for a place, which is the caller's until `started`; or for a worker of this kind that is `offer`ed."""
         if self._most is None:

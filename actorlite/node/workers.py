@@ -88,6 +88,9 @@ class WorkerPool:
         self._starting = asyncio.Semaphore(MAX_STARTING)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reaping: asyncio.Task[Any] | None = None
+        self._making_room: asyncio.Task[Any] | None = None
+        self._look = asyncio.Event()
+        """Set when there may be more to do for `_making_room`."""
         self._closed = False
 
     async def acquire(self, job: Job, setting: Setting = PLAIN) -> WorkerRecord:
@@ -277,24 +280,59 @@ class WorkerPool:
         self.places.freed()
         self._on_exit(record, text)
 
-    async def _retire(self, record: WorkerRecord, reason: str = "its actor has ended") -> None:
+    async def _retire(self, record: WorkerRecord) -> None:
         """End a worker that gets no more work, once it owns nothing that others hold."""
         try:
-            while record.peer is not None and not record.ended.is_set():
-                answer = await record.peer.request(next(self._numbers), Retire())
-                if isinstance(answer, Yes) and answer.value:
+            while not record.ended.is_set():
+                if await _may_end(record, next(self._numbers)):
                     break
                 await asyncio.sleep(IDLE_S)
         except ActorliteError:
             return  # it ended while it was asked
-        self.kill(record, reason)
+        self.kill(record, "its actor has ended")
 
     def _end_idle(self) -> None:
-        """End the worker that has been idle for longest."""
-        if self._idle:
-            record = self._idle.pop(0)
-            record.use = "retiring"
-            self.spawn(self._retire(record, "another one is needed more"))
+        """Somebody waits for a place, or there is one more idle worker while somebody does."""
+        self._look.set()
+        if self._idle and self._making_room is None and not self._closed:
+            self._making_room = self.spawn(self._make_room())
+
+    async def _make_room(self) -> None:
+        """While places are wanted, end as many idle workers, the one that is idle for longest first. One that owns
+        what others hold stays idle: the next one is asked, and after a while it again."""
+        refused: set[ProcessId] = set()
+        try:
+            while self.places.is_wanted and self._idle:
+                self._look.clear()
+                record = next((each for each in self._idle if each.process not in refused), None)
+                if record is None or not self._lacks_places:
+                    try:
+                        async with asyncio.timeout(IDLE_S):
+                            await self._look.wait()
+                    except TimeoutError:
+                        refused.clear()
+                    continue
+                self._idle.remove(record)
+                record.use = "retiring"
+                try:
+                    async with asyncio.timeout(IDLE_S):
+                        may_end = await _may_end(record, next(self._numbers))
+                except (ActorliteError, TimeoutError):
+                    may_end = False
+                if record.use != "retiring" or record.ended.is_set():
+                    continue
+                if may_end and self._lacks_places:
+                    self.kill(record, "another one is needed more")
+                else:
+                    refused.add(record.process)
+                    self.release(record, reuse=True)
+        finally:
+            self._making_room = None
+
+    @property
+    def _lacks_places(self) -> bool:
+        """Whether more are wanted than there will be when those have ended that are about to."""
+        return self.places.wanted > sum(record.use == "ending" for record in self.records.values())
 
     async def _reap(self) -> None:
         """End idle workers above the soft limit, oldest first, if they own nothing that others hold."""
@@ -305,13 +343,12 @@ class WorkerPool:
                 if rest > 0:
                     await asyncio.sleep(rest)
                     continue
-                peer = oldest.peer
                 self._idle.remove(oldest)
                 try:
-                    answer = await peer.request(next(self._numbers), Retire()) if peer is not None else Yes(True)
+                    may_end = await _may_end(oldest, next(self._numbers))
                 except ActorliteError:
                     continue  # it ended while it was asked
-                if isinstance(answer, Yes) and answer.value:
+                if may_end:
                     self.kill(oldest, "it was idle and not needed")
                 elif not oldest.ended.is_set():
                     oldest.idle_since = self._loop.time()
@@ -321,3 +358,9 @@ class WorkerPool:
 
     def __repr__(self) -> str:
         return f"<WorkerPool workers={len(self.records)} idle={len(self._idle)}>"
+
+
+async def _may_end(record: WorkerRecord, number: int) -> bool:
+    """Whether it owns nothing that others hold. Raises `ActorliteError` when it has ended."""
+    answer = await record.peer.request(number, Retire()) if record.peer is not None else Yes(True)
+    return isinstance(answer, Yes) and answer.value

@@ -99,3 +99,17 @@ async def test_a_group_that_a_waiting_task_waits_for_gets_its_cpu(scheme: str, c
 
     async with cluster(nodes=1, num_cpus=cpus, scheme=scheme) as made:
         assert await al.get(gang.remote(), timeout=20) == [made.nodes[0].id] * (cpus + 1)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "plain"])
+async def test_an_actor_that_a_waiting_task_waits_for_gets_its_cpu(scheme: str, plain: bool) -> None:
+    @al.remote
+    async def makes() -> None:
+        await al.ready(Member.remote())
+
+    @al.remote
+    def makes_plainly() -> None:
+        asyncio.run(al.ready(Member.remote()))
+
+    async with cluster(nodes=1, num_cpus=1, scheme=scheme):
+        await al.get(makes_plainly.remote() if plain else makes.remote(), timeout=10)

@@ -385,6 +385,31 @@ async def test_no_more_workers_than_allowed(eventually: Any) -> None:
         assert await mine() == ({"CPU": 1.0}, [])
 
 
+async def test_an_idle_worker_that_may_not_end_does_not_keep_others_from_it(gate: Any, eventually: Any) -> None:
+    @al.remote
+    async def owns() -> list[al.ObjectRef[bytes]]:
+        return [await al.put(b"x" * 300_000)]
+
+    @al.remote
+    def holds() -> None:
+        gate.hold()
+
+    async with local_cluster(node=NodeResources(num_cpus=4, num_gpus=1, max_workers=2)) as session:
+
+        async def idle(count: int) -> bool:
+            return sum(each["use"] == "idle" for each in (await session.status())["workers"]) == count
+
+        held = holds.remote()
+        await gate.arrived()
+        owned = await owns()
+        await eventually(lambda: idle(1))
+        gate.open()
+        await held
+        await eventually(lambda: idle(2))
+        assert await al.get(mine.options(num_gpus=1).remote(), timeout=10) == ({"CPU": 1.0, "GPU": 1.0}, ["0"])
+        assert await al.get(owned[0]) == b"x" * 300_000
+
+
 async def test_no_more_worker_processes_than_allowed() -> None:
     async with al.init("local", num_cpus=4, max_workers=1) as session:
         assert len((await session.status())["workers"]) <= 1
