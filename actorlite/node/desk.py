@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -93,8 +93,12 @@ class LeaseDesk:
             return await self.inside.lease(peer, body)
         needs = ResourceSet({CPU: body.needs, **dict(body.more)})
         here, wish = self._hub.identity.process, wish_for(body.place, needs)
+        fits = partial(self.table.turns.would_grant, needs, body.purpose != "task" and bool(body.holds))
+        comes_home = False
         while True:
-            node = self._choose(body, needs)
+            fits_now = fits()
+            comes_home |= not fits_now and self._members.here().free.fits(needs)
+            node = self._choose(body, needs, fits_now)
             if node is None:
                 if not body.waits:
                     raise TaskUnschedulableError(_too_much(self._members, body, needs))
@@ -104,10 +108,11 @@ class LeaseDesk:
             asking = self._redirects.lease(peer, body, job, node) if node != here else self._lease_here(peer, body, job)
             stays = body.job is not None or body.purpose == "shared" or not self._members.views
             try:
-                if stays or (node == here and self.table.free_now().less(self.table.turns.kept()).fits(needs)):
+                if stays or (node == here and fits_now):
                     return await asking
+                waits = partial(self._tickets.__contains__, (peer, body.ticket)) if node == here else None
                 return await unless_elsewhere(
-                    asking, partial(_better, self._members, self._tickets, (peer, body.ticket), wish, node)
+                    asking, partial(_better, self._members, wish, node, fits, waits, comes_home)
                 )
             except NodeLost:
                 continue  # another one, which may be this one
@@ -162,14 +167,14 @@ class LeaseDesk:
             return None
         return Lease(number, record.process, record.address, record.pid)
 
-    def _choose(self, body: LeaseWorker, needs: ResourceSet) -> ProcessId | None:
+    def _choose(self, body: LeaseWorker, needs: ResourceSet, fits: bool) -> ProcessId | None:
         """The node for a request: one that was passed on stays, and light actors are with their creator's node."""
         place = body.place
         if place is not None and place.group:
             return self._hub.identity.process
         placed = self._members.views or place is not None or self.leaving
         if body.job is None and body.purpose != "shared" and placed:
-            return self._members.choose(wish_for(place, needs), body.near)
+            return self._members.choose(wish_for(place, needs), body.near, fits)
         return None if self.table.shortfall(needs) else self._hub.identity.process
 
     async def _granted(self, peer: Peer, body: LeaseWorker, request: LeaseRequest) -> bool:
@@ -339,13 +344,23 @@ class LeaseDesk:
 
 
 def _better(
-    members: Members, waiting: Container[tuple[Peer, int]], ticket: tuple[Peer, int], wish: Wish, node: ProcessId
+    members: Members,
+    wish: Wish,
+    node: ProcessId,
+    fits: Callable[[], bool],
+    waits: Callable[[], bool] | None,
+    comes_home: bool,
 ) -> bool:
     """Whether a request that waits on a node had better go elsewhere. What has its lease here only waits for a worker;
-    of another node that is not known."""
-    here = members.here()
-    members.index.put(here)
-    return (node != here.node or ticket in waiting) and members.index.has_room(wish, node)
+    of another node that is not known. `comes_home`: it went there only because not all that is free here is of use to
+    it; that may be so there, too."""
+    if waits is not None and not waits():
+        return False
+    here, fits_now = members.here(), fits()
+    members.index.put(here if fits_now else here.without_room(wish.needs))
+    if comes_home and fits_now and node != here.node and wish.affinity is None and not here.draining:
+        return here.takes(wish.needs, now=False) and any(each.matches(here.labels) for each in wish.selectors)
+    return members.index.has_room(wish, node)
 
 
 def _refuse(body: LeaseWorker, here: ProcessId) -> None:

@@ -105,10 +105,10 @@ class Members:
             self._know(peer, answer.load)
             to_ask += answer.addresses
 
-    def choose(self, wish: Wish, near: ProcessId) -> ProcessId | None:
-        """The node for a request; None when none will do."""
+    def choose(self, wish: Wish, near: ProcessId, fits: bool) -> ProcessId | None:
+        """The node for a request; None when none will do. `fits`: whether this one would grant it at once."""
         index, here = self.index, self.here()
-        index.put(here)
+        index.put(here if fits else here.without_room(wish.needs))
         found = index.choose(wish, near)
         if found is not None and found != here.node:
             index.assume(found, wish.needs)

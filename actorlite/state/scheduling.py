@@ -17,7 +17,7 @@ from msgspec import Struct, structs
 
 from actorlite.ids import ProcessId
 from actorlite.labels import ANY_LABELS, LabelSelector
-from actorlite.resources import CPU, ResourceSet
+from actorlite.resources import CPU, NOTHING, ResourceSet
 
 CROWDED = 0.5
 """From this use on a node is avoided (Ray: `scheduler_spread_threshold`): below it work is packed, above it spread."""
@@ -59,6 +59,10 @@ class NodeView(Struct, frozen=True, gc=False):
     def takes(self, needs: ResourceSet, *, now: bool) -> bool:
         """Whether something new may be placed there: `now`, or some day."""
         return not self.draining and (self.free if now else self.total).fits(needs)
+
+    def without_room(self, needs: ResourceSet) -> NodeView:
+        """For such a request, which would have to wait there."""
+        return structs.replace(self, free=NOTHING) if self.free.fits(needs) else self
 
 
 class Affinity(Struct, frozen=True):

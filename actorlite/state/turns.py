@@ -171,6 +171,10 @@ class Turns:
                 return False
         return True
 
+    def would_grant(self, needs: ResourceSet, lasts: bool) -> bool:
+        """Whether a request that comes now is granted at once. What is free may be parts of devices, or kept."""
+        return self.may(needs, (needs, lasts), self.reservations())
+
     def reservations(self) -> dict[Key, dict[str, int]]:
         """What is kept, as far as it is free, for those who were overtaken too often: for each, with what is kept for
         those before it. Only for those that will fit when all tasks return what they hold, but those that wait

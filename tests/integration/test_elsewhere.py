@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import actorlite as al
-from actorlite.testing import cluster
+from actorlite.state.turns import PATIENCE
+from actorlite.testing import NodeResources, cluster
 
 pytestmark = pytest.mark.asyncio
 
@@ -50,3 +51,75 @@ async def test_what_a_node_assumes_of_another_one_does_not_outlive_the_request(s
         member = Member.options(scheduling_strategy=strategy).remote()
         assert await member.node() == node
         await eventually(believes_what_is)
+
+
+def at(node: Any) -> al.NodeAffinityStrategy:
+    return al.NodeAffinityStrategy(node.id)
+
+
+async def parts_of_all_devices(node: Any) -> list[Member]:
+    """Of three, so that more than one is free, but no whole one."""
+    some = [Member.options(num_gpus=0.6, num_cpus=0, scheduling_strategy=at(node)).remote() for _ in range(3)]
+    assert [await each.node() for each in some] == [node.id] * 3
+    return some
+
+
+async def test_parts_of_devices_do_not_keep_a_request_from_a_whole_one_elsewhere(scheme: str) -> None:
+    sizes = [NodeResources(num_cpus=8, num_gpus=3), NodeResources(num_cpus=4, num_gpus=1)]
+    async with cluster(nodes=sizes, scheme=scheme) as made:
+        here, there = made.nodes
+        some = await parts_of_all_devices(here)
+        busy = Member.options(num_cpus=3, scheduling_strategy=at(there)).remote()
+        assert await busy.node() == there.id  # more in use than the other one, which is preferred then
+        assert await al.get(where.options(num_gpus=1).remote(), timeout=10) == there.id
+        del some
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_a_request_that_finds_parts_of_devices_everywhere_gets_the_first_whole_one(
+    scheme: str, which: int, eventually: Any
+) -> None:
+    """Wherever it waits, if its own node has it."""
+    async with cluster(nodes=[NodeResources(num_gpus=3), NodeResources(num_gpus=3)], scheme=scheme) as made:
+        some = [await parts_of_all_devices(each) for each in made.nodes]
+        ref = where.options(num_gpus=1).remote()
+
+        async def waits() -> bool:
+            return any(each.node.table.waiting for each in made.nodes)
+
+        await eventually(waits)
+        await al.kill(some[which][0])
+        assert await al.get(ref, timeout=10) == made.nodes[which].id
+
+
+async def test_room_that_is_kept_for_a_larger_request_does_not_keep_others_from_room_elsewhere(
+    scheme: str, gate: Any, eventually: Any
+) -> None:
+    @al.remote
+    def holds() -> None:
+        gate.hold()
+
+    async with cluster(nodes=2, num_cpus=[8, 4], scheme=scheme) as made:
+        here, there = made.nodes
+        table = here.node.table
+        held = [holds.options(scheduling_strategy=at(here)).remote() for _ in range(3)]
+        await gate.arrived(3)
+        large = where.options(num_cpus=6).remote()
+
+        async def waits() -> bool:
+            return len(table.waiting) == 1
+
+        await eventually(waits)
+        for hundredths in range(1, PATIENCE + 5):  # each of another shape, so that no lease is used again
+            if not table.turns.pressing:
+                await where.options(scheduling_strategy=at(here), num_cpus=hundredths / 100)()
+
+        async def leases_are_back() -> bool:
+            return bool(table.free["CPU"] == table.total.units_of("CPU") * 5 // 8)
+
+        await eventually(leases_are_back)
+        assert table.turns.pressing
+        assert await al.get(where.options(num_cpus=1).remote(), timeout=10) == there.id
+        gate.open(3)
+        assert await al.get(large, timeout=10) == here.id
+        await al.get(held)

@@ -505,3 +505,13 @@ def test_many_requests_wait():
     for number in range(1_000):
         assert len(table.release(number)) == 1
     assert len(table.waiting) == 200_000 - 4 - 1_000
+
+
+def test_what_is_free_in_parts_of_devices_is_not_granted_as_a_whole_one():
+    table = table_of(4, GPU=3)
+    for number in range(3):
+        table.request(ask(number, some(0, GPU=0.6)))
+    assert table.free_now().fits(some(1, GPU=1)) and not table.turns.would_grant(some(1, GPU=1), lasts=False)
+    assert table.turns.would_grant(some(1, GPU=0.4), lasts=False)
+    table.release(0)
+    assert table.turns.would_grant(some(1, GPU=1), lasts=False)
