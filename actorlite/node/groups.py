@@ -99,6 +99,8 @@ class Coordinator:
         self._book = GroupBook()
         self._records: dict[str, _Record] = {}
         self._removed: dict[str, GroupInfo] = {}
+        self._ending: dict[str, list[asyncio.Task[Any]]] = {}
+        """What still goes on of groups that were removed."""
         self._names: dict[tuple[str, str], str] = {}
         self._over: dict[str, None] = {}
         """Jobs that have ended."""
@@ -151,7 +153,7 @@ class Coordinator:
         """Idempotent. What runs in it has ended with the tasks that are returned; None when it is not there."""
         record = self._records.pop(group, None)
         if record is None:
-            return None
+            return self._ending.get(group)
         if record.detached:
             self._kept.forget(group)
         self._names.pop((record.shape.namespace, record.shape.name), None)
@@ -176,6 +178,8 @@ class Coordinator:
         self._watch()
         if record.detached:
             ending.append(self._spawn(self._kept.written()))
+        if ending:
+            _until_done(self._ending, group, ending)
         return ending
 
     def described(self, body: DescribeGroups) -> Groups:
@@ -503,6 +507,18 @@ async def _when_all_have(ending: Iterable[asyncio.Task[Any]]) -> Yes:
     for each in ending:
         await asyncio.shield(each)
     return Yes(True)
+
+
+def _until_done(ending: dict[str, list[asyncio.Task[Any]]], group: str, tasks: list[asyncio.Task[Any]]) -> None:
+    """Keep tasks there while any of them goes on."""
+    ending[group] = tasks
+
+    def done(task: asyncio.Task[Any]) -> None:
+        if all(each.done() for each in tasks):
+            ending.pop(group, None)
+
+    for task in tasks:
+        task.add_done_callback(done)
 
 
 def detached_among(groups: Groups) -> tuple[GroupInfo, ...]:

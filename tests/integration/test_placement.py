@@ -198,6 +198,31 @@ async def call_node(member: Member) -> str:
     return await member.node()
 
 
+async def test_whoever_removes_a_group_waits_for_its_end(three: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = await al.placement_group([{"CPU": 2}] * 3, strategy="STRICT_SPREAD", name="group")
+    places = [al.PlacementGroupStrategy(group, index) for index in range(3)]
+    members = [Member.options(num_cpus=2, scheduling_strategy=place).remote() for place in places]
+    await asyncio.gather(*[member.node() for member in members])
+    killed: list[Any] = []
+    for node in three.nodes:
+        workers = node.node.workers
+        monkeypatch.setattr(workers, "kill", lambda *given, kill=workers.kill: killed.append(lambda: kill(*given)))
+    removing = [asyncio.create_task(al.remove_placement_group(group)) for _ in range(2)]
+    async with asyncio.timeout(10):
+        while len(killed) < 3:
+            await asyncio.sleep(0.001)
+    removing.append(asyncio.create_task(al.remove_placement_group(group)))
+    for kill in killed[1:]:
+        kill()
+    await asyncio.wait(removing, timeout=0.1)
+    assert not any(each.done() for each in removing)
+    killed[0]()
+    await asyncio.gather(*removing)
+    assert free(three) == [2.0, 2.0, 2.0]
+    await al.remove_placement_group(group)
+    assert not three.nodes[0].node.groups.coordinator._ending
+
+
 async def test_actors_end_with_their_group(three: Cluster) -> None:
     group = await al.placement_group([{"CPU": 1}] * 3, strategy="STRICT_SPREAD")
     await group.ready(10)
