@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -64,15 +65,13 @@ class PlacementGroupInfo(Struct, frozen=True):
 class PlacementGroup:
     """What the user holds of a group: `await al.placement_group(...)` makes it. Equal by id, and can be sent along."""
 
-    __slots__ = ("_shape", "_runtime", "_sizes", "_was_created", "_is_detached")
+    __slots__ = ("_shape", "_runtime", "_sizes", "_is_detached", "__weakref__")
 
     def __init__(self, shape: GroupShape, runtime: Runtime | None = None, *, is_detached: bool | None = None) -> None:
         self._shape = shape
         self._runtime = runtime
         self._is_detached = is_detached
         self._sizes = tuple([ResourceSet(pairs) for pairs in shape.bundles])
-        self._was_created = False
-        """What the answer to its creation said; true once."""
 
     @property
     def id(self) -> str:
@@ -114,12 +113,12 @@ class PlacementGroup:
         """Return the group once all its bundles are reserved.
 
         Raises `PlacementGroupRemoved` when it is removed before, and, after `timeout` seconds, `GetTimeoutError` with
-        the reason why it is not there yet.
+        the reason why it is not there yet. Right after its creation what that said is believed, once: a removal by
+        another process meanwhile is seen by the first use of the group.
         """
         _check_timeout(timeout)
         runtime = self._runtime or find_runtime()
-        if self._was_created:
-            self._was_created = False
+        if _fresh.pop(self.id, None) is not None:
             return self
         scope = current_call.get()
         if scope is not None:
@@ -169,6 +168,11 @@ class PlacementGroup:
         return f"<PlacementGroup {self.id}{name} {self.strategy} {self.bundles}>"
 
 
+_fresh: WeakValueDictionary[str, PlacementGroup] = WeakValueDictionary()
+"""Made by this process, and there at once, as the answer said: who waits for one need not ask, the first time. One that
+is removed by this process, through whichever handle, is none of them any more."""
+
+
 async def placement_group(
     bundles: Sequence[Mapping[str, float]],
     strategy: PackStrategy = "PACK",
@@ -210,7 +214,8 @@ async def placement_group(
         await _remove(runtime, shape.group)
         raise
     group = PlacementGroup(shape, runtime, is_detached=is_detached)
-    group._was_created = info.state == "CREATED"
+    if info.state == "CREATED":
+        _fresh[group.id] = group
     return group
 
 
@@ -221,7 +226,7 @@ async def remove_placement_group(group: PlacementGroup) -> None:
     left.
     """
     _check_group("remove_placement_group", group)
-    group._was_created = False
+    _fresh.pop(group.id, None)
     await _remove(group._runtime or find_runtime(), group.id)
 
 

@@ -179,15 +179,8 @@ class Coordinator:
         if record.detached:
             ending.append(self._spawn(self._kept.written()))
         if ending:
-            self._ending[group] = list(ending)
-            for task in ending:
-                task.add_done_callback(lambda task: self._has_ended(group, task))
+            _until_done(self._ending, group, ending)
         return ending
-
-    def _has_ended(self, group: str, task: asyncio.Task[Any]) -> None:
-        rest = self._ending[group] = [each for each in self._ending[group] if each is not task]
-        if not rest:
-            del self._ending[group]
 
     def described(self, body: DescribeGroups) -> Groups:
         if body.name:
@@ -514,6 +507,18 @@ async def _when_all_have(ending: Iterable[asyncio.Task[Any]]) -> Yes:
     for each in ending:
         await asyncio.shield(each)
     return Yes(True)
+
+
+def _until_done(ending: dict[str, list[asyncio.Task[Any]]], group: str, tasks: list[asyncio.Task[Any]]) -> None:
+    """Keep tasks there while any of them goes on."""
+    ending[group] = tasks
+
+    def done(task: asyncio.Task[Any]) -> None:
+        if all(each.done() for each in tasks):
+            ending.pop(group, None)
+
+    for task in tasks:
+        task.add_done_callback(done)
 
 
 def detached_among(groups: Groups) -> tuple[GroupInfo, ...]:

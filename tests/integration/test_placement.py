@@ -223,6 +223,13 @@ async def test_whoever_removes_a_group_waits_for_its_end(three: Cluster, monkeyp
     assert not three.nodes[0].node.groups.coordinator._ending
 
 
+async def test_a_group_that_another_handle_removed_is_not_ready(three: Cluster) -> None:
+    group = await al.placement_group([{"CPU": 1}], name="group")
+    await al.remove_placement_group(await al.get_placement_group("group"))
+    with pytest.raises(errors.PlacementGroupRemoved):
+        await group.ready(10)
+
+
 async def test_actors_end_with_their_group(three: Cluster) -> None:
     group = await al.placement_group([{"CPU": 1}] * 3, strategy="STRICT_SPREAD")
     await group.ready(10)
