@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from actorlite.labels import LabelSelector
 from actorlite.loading import nearest
-from actorlite.resources import CPU, ResourceSet, check_gpus, to_units
+from actorlite.resources import CPU, RESERVED, ResourceSet, check_gpus, to_units
 
 PACK_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 _PACKS = ", ".join(map(repr, PACK_STRATEGIES))
@@ -305,6 +305,8 @@ def _bundle(where: str, bundle: Any) -> ResourceSet:
             raise ValueError(
                 f"{where} must not contain 'object_store_memory': the store is no resource to reserve; leave it out"
             )
+        if key in RESERVED:
+            raise ValueError(f"{where} must not contain {key!r}: the name is reserved; choose another one")
         if key == "GPU":
             check_gpus(f"{where}['GPU']", quantity)
         units[key] = to_units(f"{where}[{key!r}]", quantity)
@@ -322,7 +324,7 @@ def _selectors(selectors: Any, bundles: int) -> tuple[Selector, ...]:
         raise TypeError(
             f"{name} must be a list with one dict for each bundle, not {selectors!r} of type {type(selectors).__name__}"
         )
-    if selectors and len(selectors) != bundles:
+    if len(selectors) != bundles:
         raise ValueError(
             f"{name} has {len(selectors)} entries for {bundles} bundles: give one for each, {{}} for no selector"
         )

@@ -82,7 +82,7 @@ class LeaseDesk:
         self.hopes = Hopes()
         self.returns = Returns(table, hub, jobs, members, self.guests, self._redirects)
         self.tables = Tables(table, lambda: next(self._numbers))
-        self.inside = InGroups(self._ask_node, lambda lease: self._give_back(lease.lease, reuse=True))
+        self.inside = InGroups(self._ask_node, lambda lease: self._give_back(lease.lease, reuse=True), hub.luck)
 
     # --- handlers
 

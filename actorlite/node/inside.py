@@ -15,11 +15,14 @@ from actorlite.errors import (
 from actorlite.ids import ProcessId
 from actorlite.node.redirects import NodeLost
 from actorlite.rpc.peer import Peer
+from actorlite.state.retries import Backoff
 from actorlite.wire.groups import GroupInfo
 from actorlite.wire.requests import Lease, LeaseWorker
 
 HEDGE_S = 0.02
 """A request for any bundle asks the next of several nodes when one has not answered for so long."""
+ASK_AGAIN = Backoff(first_s=0.01, cap_s=1.0, free=1)
+"""Between the tries of a request when the group is not where it is said to be, or this node cannot get there."""
 MAX_KNOWN = 1000
 """Groups whose places are remembered."""
 
@@ -31,11 +34,12 @@ AskNode = Callable[[Peer, LeaseWorker, ProcessId], Awaitable[Lease | None]]
 class InGroups:
     """Owned by the lease desk; on the loop."""
 
-    def __init__(self, ask: AskNode, give_back: Callable[[Lease], None]) -> None:
+    def __init__(self, ask: AskNode, give_back: Callable[[Lease], None], luck: Callable[[], float]) -> None:
         self.created: Created = _nobody
         """Where the group is, once it is; given by whoever knows the way to the leading node."""
         self._ask = ask
         self._give_back = give_back
+        self._luck = luck
         self._known: dict[str, GroupInfo] = {}
         self._asking: dict[tuple[Peer, int], asyncio.Task[Lease | None]] = {}
         self._turn = 0
@@ -66,6 +70,7 @@ class InGroups:
         place = body.place
         assert place is not None
         group, index = place.group, place.bundle
+        tries = 0
         while True:
             try:
                 info = self._known.pop(group, None) or await self.created(group)
@@ -81,6 +86,9 @@ class InGroups:
                 return await self._first(peer, body, nodes)
             except (NodeLost, BundleMoved):
                 self._known.pop(group, None)  # look again: it is being placed anew, or is removed
+                tries += 1
+                if pause_s := ASK_AGAIN.delay_s(tries, self._luck()):
+                    await asyncio.sleep(pause_s)
 
     def _in_turn(self, nodes: Sequence[ProcessId], near: ProcessId) -> list[ProcessId]:
         """Each once, beginning with another one each time; the one where the arguments lie first."""

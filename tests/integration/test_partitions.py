@@ -211,3 +211,28 @@ async def test_bad_sides_are_refused(three: Cluster) -> None:
         await three.partition([first], [third])
     with pytest.raises(ValueError, match="seconds=-1"):
         three.delay(first, second, -1)
+
+
+async def test_who_cannot_reach_a_bundle_asks_again_after_pauses(
+    three: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, asks, other = three.nodes
+    group = await al.placement_group([{"CPU": 2}] * 3, strategy="STRICT_SPREAD")
+    index = (await (await group.ready(10)).state()).nodes.index(other.id)
+    coordinator = leader.node.groups.coordinator
+    created, asked = coordinator.created, 0
+
+    async def counted(name: str) -> Any:
+        nonlocal asked
+        asked += 1
+        return await created(name)
+
+    monkeypatch.setattr(coordinator, "created", counted)
+    async with AsyncExitStack() as stack:
+        token = current_runtime.set(await three.connect(asks, stack))
+        await three.partition([asks], [other])
+        there = al.PlacementGroupStrategy(group, index)
+        with pytest.raises(errors.ActorliteError):
+            await al.get(where.options(scheduling_strategy=there, schedule_timeout=0.5).remote(), timeout=10)
+        current_runtime.reset(token)
+    assert 1 < asked < 30

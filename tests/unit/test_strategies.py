@@ -91,6 +91,7 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (group, {"bundles": [{"CPU": 0, "GPU": 0}]}, ValueError, r"bundles\[0\]=.* reserves nothing: give at least one"),
     (group, {"bundles": [{"GPU": 1.5}]}, ValueError, r"bundles\[0\]\['GPU'\]=1.5: above 1 it must be a whole number"),
     (group, {"bundles": [{"object_store_memory": 1}]}, ValueError, r"bundles\[0\] must not contain 'object_store_mem"),
+    (group, {"bundles": [{"bundle": 1}]}, ValueError, r"bundles\[0\] must not contain 'bundle': the name is reserved"),
     # strategy (PG-3)
     (group, {"strategy": None}, TypeError, r"strategy must be one of 'PACK', .*, not None of type NoneType"),
     (group, {"strategy": ["PACK"]}, TypeError, r"strategy must be one of 'PACK', .*, not \['PACK'\] of type list"),
@@ -118,6 +119,7 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         TypeError,
         r"bundle_label_selector must be a list with one dict for each bundle",
     ),
+    (group, {"selectors": []}, ValueError, r"bundle_label_selector has 0 entries for 1 bundles: give one for each"),
     (
         group,
         {"selectors": [{}, {}]},
