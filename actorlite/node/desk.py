@@ -366,8 +366,12 @@ def _better(
 def _refuse(body: LeaseWorker, here: ProcessId) -> None:
     """Raises unless it is for light actors of a process that is here. Their creator does without a node's leave."""
     if body.purpose != "shared":
-        text = f"node {here} is being drained: it takes nothing new"
-        raise BundleMoved(text) if body.place is not None and body.place.group else NodeDraining(text)
+        refusal = leaving(here)
+        raise BundleMoved(str(refusal)) if body.place is not None and body.place.group else refusal
+
+
+def leaving(node: ProcessId) -> NodeDraining:
+    return NodeDraining(f"node {node} is being drained: it takes nothing new")
 
 
 def _end_shared(workers: WorkerPool, task: asyncio.Task[WorkerRecord]) -> None:

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from actorlite.errors import BundleMoved, ConnectionLost, DrainRefused, NodeDiedError, NodeDraining
 from actorlite.ids import ProcessId
-from actorlite.node.desk import LeaseDesk, wish_for
+from actorlite.node.desk import LeaseDesk, leaving, wish_for
 from actorlite.node.members import Members
 from actorlite.node.workers import WorkerPool
 from actorlite.rpc.hub import Hub
@@ -182,7 +182,3 @@ class Draining:
 
     def __repr__(self) -> str:
         return f"<Draining {self._drain}>"
-
-
-def leaving(node: ProcessId) -> NodeDraining:
-    return NodeDraining(f"node {node} is being drained: it takes nothing new")

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 import actorlite as al
 from actorlite.store import slabs
+from actorlite.testing import Cluster, cluster
 from actorlite.testing.cluster import local_cluster
 
 DEADLINE_S = 10.0
@@ -116,6 +117,13 @@ def all_free(eventually: Eventually) -> Callable[[al.Session], Awaitable[None]]:
         await eventually(condition)
 
     return wait
+
+
+@pytest_asyncio.fixture(params=["inproc", "uds", "tcp"])
+async def three(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    """Nodes of a cluster in this loop."""
+    async with cluster(nodes=3, num_cpus=2, scheme=request.param) as made:
+        yield made
 
 
 PROCESSES = "processes"

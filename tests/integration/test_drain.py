@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 import actorlite as al
 from actorlite import errors
@@ -22,12 +20,6 @@ from actorlite.testing import Cluster, cluster
 from actorlite.wire.nodes import DrainNode
 
 pytestmark = pytest.mark.asyncio
-
-
-@pytest_asyncio.fixture(params=["inproc", "uds", "tcp"])
-async def three(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
-    async with cluster(nodes=3, num_cpus=2, scheme=request.param) as made:
-        yield made
 
 
 class Gate(al.Actor):

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import actorlite as al
 from actorlite import errors
 from actorlite.context import current_runtime
-from actorlite.testing import Cluster, cluster
+from actorlite.testing import Cluster
 
 pytestmark = pytest.mark.asyncio
-
-
-@pytest_asyncio.fixture(params=["inproc", "uds", "tcp"])
-async def three(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
-    async with cluster(nodes=3, num_cpus=2, scheme=request.param) as made:
-        yield made
 
 
 class Member(al.Actor):
