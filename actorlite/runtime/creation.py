@@ -20,6 +20,7 @@ from actorlite.errors import (
 )
 from actorlite.ids import ActorId, actor_id
 from actorlite.options import ActorOptions
+from actorlite.resources import NOTHING
 from actorlite.rpc.peer import Peer
 from actorlite.runtime.actors import Link, unschedulable
 from actorlite.runtime.calls import Outbound, encode_arguments
@@ -226,7 +227,7 @@ class ActorMaker:
     async def _create(self, creation: CreationOut) -> None:
         try:
             if creation.holds_nothing:
-                peer = await self._shared_worker()
+                peer = await self._share_worker(creation)
             else:
                 peer = await self._lease_worker(creation)
             creation.send(peer)
@@ -262,6 +263,15 @@ class ActorMaker:
             raise ActorUnavailableError("the request for a worker was withdrawn", outcome=Outcome.NOT_EXECUTED)
         self._leases[creation.link.id] = ActorLease(lease.lease, not creation.shared)
         return await runtime.hub.connect(lease.address)
+
+    async def _share_worker(self, creation: CreationOut) -> Peer:
+        timeout = creation.options.schedule_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._shared_worker()
+        except TimeoutError:  # the worker is waited for all the same, for the light actors that come
+            want = Want(NOTHING, NOTHING, timeout)
+            raise await self.runtime.node.why_no_lease(want, creation.link.definition.name) from None
 
     async def _shared_worker(self) -> Peer:
         """The job's worker for light actors; a new one when the last is gone."""

@@ -385,6 +385,18 @@ async def test_no_more_workers_than_allowed(eventually: Any) -> None:
         assert await mine() == ({"CPU": 1.0}, [])
 
 
+async def test_light_actors_wait_for_their_worker_as_long_as_they_say() -> None:
+    async with local_cluster(node=NodeResources(num_cpus=8, max_workers=1)):
+        first = Holder.remote()
+        await first.mine()
+        light = Holder.options(process="shared", schedule_timeout=0.05).remote()
+        patient = Holder.options(process="shared").remote()
+        with pytest.raises(ActorDiedError, match=r"Holder needs nothing.*schedule_timeout=0.05 s.*max_workers=1"):
+            await light.mine()
+        await al.kill(first)
+        assert await patient.mine() == ({}, [])
+
+
 async def test_an_idle_worker_that_may_not_end_does_not_keep_others_from_it(gate: Any, eventually: Any) -> None:
     @al.remote
     async def owns() -> list[al.ObjectRef[bytes]]:
