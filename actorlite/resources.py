@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import ItemsView, Mapping
 from typing import Any
 
 from msgspec import Struct, field
+
+from actorlite.labels import check_labels
 
 UNITS_PER_ONE = 10_000
 MAX_QUANTITY = 1e14
@@ -87,6 +88,10 @@ class ResourceSet:
         if self._more is None:
             self._more = tuple([each for each in self._units.items() if each[0] != CPU])
         return self._more
+
+    @property
+    def accelerator_types(self) -> list[str]:
+        return [name.removeprefix(ACCELERATOR) for name in self._units if name.startswith(ACCELERATOR)]
 
     @classmethod
     def from_floats(cls, quantities: Mapping[str, float]) -> ResourceSet:
@@ -255,42 +260,6 @@ def check_resources(name: str, value: Any) -> None:
         if key in RESERVED:
             raise ValueError(f"{name} must not contain {key!r}: the name is reserved")
         to_units(f"{name}[{key!r}]", quantity)
-
-
-MAX_LABEL = 63
-MAX_LABEL_PREFIX = 253
-OUR_LABELS = ("actorlite.io/", "ray.io/")
-"""Prefixes of labels that nodes set themselves."""
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
-_PREFIX = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
-
-
-def check_labels(name: str, value: Any) -> None:
-    """A node's labels, in the syntax of Kubernetes. Raises `TypeError` and `ValueError` that name the entry."""
-    if not isinstance(value, dict):
-        raise TypeError(f"{name} must be a dict of names and values, not {value!r} of type {type(value).__name__}")
-    for key, each in value.items():
-        if not isinstance(key, str):
-            raise TypeError(f"{name} must have names that are str, not {key!r} of type {type(key).__name__}")
-        if not isinstance(each, str):
-            raise TypeError(
-                f"{name}[{key!r}] must be a str, not {each!r} of type {type(each).__name__}: write '{each}'"
-            )
-        prefix, slash, last = key.rpartition("/")
-        if slash and not (len(prefix) <= MAX_LABEL_PREFIX and re.fullmatch(_PREFIX, prefix)):
-            raise ValueError(
-                f"{name} key {key!r}: before the / stands a DNS name of at most {MAX_LABEL_PREFIX} characters, such as "
-                "example.com"
-            )
-        if key.startswith(OUR_LABELS):
-            raise ValueError(f"{name} key {key!r}: {prefix}/ is reserved for labels that nodes set themselves")
-        if not (len(last) <= MAX_LABEL and re.fullmatch(_LABEL, last)):
-            raise ValueError(f"{name} key {key!r}: {_RULE}")
-        if each and not (len(each) <= MAX_LABEL and re.fullmatch(_LABEL, each)):
-            raise ValueError(f"{name}[{key!r}]={each!r}: {_RULE}")
-
-
-_RULE = f"use at most {MAX_LABEL} letters, digits, - _ and . with a letter or digit at both ends"
 
 
 class NodeResources(Struct, frozen=True):

@@ -17,6 +17,7 @@ from msgspec import Struct, field
 from actorlite.errors import ConnectionLost, NodeDraining
 from actorlite.host import Entropy, Spawner
 from actorlite.ids import ActorId, ProcessId
+from actorlite.labels import own_labels
 from actorlite.loading import load
 from actorlite.node.deaths import Deaths
 from actorlite.node.desk import LeaseDesk, Means
@@ -127,6 +128,7 @@ class Node:
     ) -> None:
         self.options = options
         self.table = LeaseTable(options.total)
+        self._labels = {**options.labels, **own_labels(options.process, options.total.accelerator_types)}
         self._spawner = spawner
         self._entropy = entropy
         self._on_stop = on_stop
@@ -261,7 +263,7 @@ class Node:
         free = table.free_now().less(kept)
         if table.turns.pledged:
             kept = table.turns.for_groups().less(free)
-        return NodeView(options.process, options.total, free, options.labels, kept, lasting, self.desk.leaving)
+        return NodeView(options.process, options.total, free, self._labels, kept, lasting, self.desk.leaving)
 
     def _nodes_changed(self) -> None:
         self.desk.hopes.nodes_changed()

@@ -585,6 +585,7 @@ async def test_labels_select_nodes(scheme: str) -> None:
             errors.TaskUnschedulableError, match=r"where needs CPU: 1 and no node .*not \[zone in \(c\)\]"
         ):
             await found({"zone": "c"})
+        assert [await found({"actorlite.io/node-id": each}) for each in ids] == ids, "every node says who it is"
         group = await al.placement_group(
             [{"CPU": 1}, {"CPU": 1}], bundle_label_selector=[{"zone": "a"}, {"disk": "fast"}]
         )

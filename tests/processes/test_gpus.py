@@ -47,6 +47,7 @@ async def test_a_worker_sees_its_devices_only(two_gpus: Path) -> None:
         status = await session.status()
         assert status["resources"]["GPU"] == 2.0
         assert status["resources"]["accelerator_type:A100"] == 1.0
+        assert status["labels"]["actorlite.io/accelerator-type"] == "A100"
         assert (await seen())[1:] == (None, "1", []), "without GPUs the variable is left alone"
         assert (await seen.options(num_gpus=1)())[1:] == ("0", "1", ["0"])
         assert (await seen.options(num_gpus=2, accelerator_type="A100")())[1:] == ("0,1", "1", ["0", "1"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from actorlite.labels import ANY_LABELS, LabelSelector
+from actorlite.labels import ANY_LABELS, LabelSelector, own_labels
 
 EU = {"region": "eu", "zone": "eu-1", "actorlite.dev/kind": "big"}
 
@@ -57,16 +57,16 @@ def test_selectors_are_equal_by_meaning() -> None:
         ({"a": "!"}, ValueError, "has an empty value"),
         ({"a": "in()"}, ValueError, "has an empty value"),
         ({"a": "in(b,,c)"}, ValueError, "has an empty value"),
-        ({"a": "in(b"}, ValueError, r"'in\(b' must be 1 to 63 letters.*in a selector write"),
-        ({"a": "!!b"}, ValueError, "'!b' must be 1 to 63 letters"),
-        ({"a": "b c"}, ValueError, "'b c' must be"),
-        ({"a": "b" * 64}, ValueError, "must be 1 to 63 letters"),
-        ({"a" * 64: "b"}, ValueError, "the label name 'a+' must be letters"),
-        ({"-a": "b"}, ValueError, "the label name '-a' must be letters"),
-        ({"": "b"}, ValueError, "the label name '' must be letters"),
-        ({"X/a": "b"}, ValueError, r"before the '/' of the label name 'X/a' must be a DNS name"),
-        ({"p" * 254 + "/a": "b"}, ValueError, "must be a DNS name of at most 253"),
-        ({"/a": "b"}, ValueError, "must be a DNS name"),
+        ({"a": "in(b"}, ValueError, r"'in\(b': use 1 to 63 letters.*; write a value"),
+        ({"a": "!!b"}, ValueError, "'!!b': use 1 to 63 letters"),
+        ({"a": "b c"}, ValueError, "'b c': use"),
+        ({"a": "b" * 64}, ValueError, "use 1 to 63 letters"),
+        ({"a" * 64: "b"}, ValueError, "key 'a+': use 1 to 63 letters"),
+        ({"-a": "b"}, ValueError, "key '-a': use 1 to 63 letters"),
+        ({"": "b"}, ValueError, "key '': use 1 to 63 letters"),
+        ({"X/a": "b"}, ValueError, "key 'X/a': before the / stands a DNS name"),
+        ({"p" * 254 + "/a": "b"}, ValueError, "a DNS name of at most 253"),
+        ({"/a": "b"}, ValueError, "stands a DNS name"),
     ],
 )
 def test_a_bad_selector_is_refused_with_its_name_and_what_to_write(
@@ -74,3 +74,9 @@ def test_a_bad_selector_is_refused_with_its_name_and_what_to_write(
 ) -> None:
     with pytest.raises(error, match=text):
         LabelSelector.parse("option label_selector", selector)
+
+
+def test_nodes_say_who_they_are_and_what_their_gpus_are() -> None:
+    assert own_labels("ab12", []) == {"actorlite.io/node-id": "ab12"}
+    assert own_labels("ab12", ["A100"]) == {"actorlite.io/node-id": "ab12", "actorlite.io/accelerator-type": "A100"}
+    assert own_labels("ab12", ["A100", "T4"]) == own_labels("ab12", ["not a value"]) == {"actorlite.io/node-id": "ab12"}
