@@ -58,6 +58,9 @@ def commands() -> None:
 @click.option("--resources", type=JsonObject(), metavar="JSON", help="Your own resources, such as '{\"disk\": 2}'.")
 @click.option("--labels", type=JsonObject(), metavar="JSON", help='What the node is like, such as \'{"zone": "a"}\'.')
 @click.option("--max-workers", type=click.IntRange(min=1), help="Worker processes at a time. Default: no limit.")
+@click.option(
+    "--idle-workers", type=click.IntRange(min=0), help="Workers kept with nothing to do. Default: one per CPU."
+)
 @click.option("--preload", multiple=True, metavar="MODULE", help="Import it once, for all workers. May be repeated.")
 @click.option("--object-store-memory", type=click.IntRange(min=MIN_STORE_BYTES), help="Bytes for large values.")
 @click.option(

@@ -272,6 +272,8 @@ class NodeResources(Struct, frozen=True):
     labels: Mapping[str, str] = field(default_factory=dict)
     max_workers: int | None = None
     """Worker processes at a time; None is without limit."""
+    idle_workers: int | None = None
+    """Workers that are kept for what comes, when they have nothing to do; None is one for each CPU."""
 
     def given(self) -> list[str]:
         """The names of what was given."""
@@ -292,6 +294,7 @@ def check_node(what: NodeResources) -> None:
         ("num_gpus", "the number of devices; tasks may ask for a share of one"),
         ("memory", "a number of bytes"),
         ("max_workers", "the number of worker processes"),
+        ("idle_workers", "how many workers are kept although they have nothing to do"),
     ):
         value = getattr(what, name)
         if value is None:

@@ -156,6 +156,7 @@ def init(
     resources: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
     max_workers: int | None = None,
+    idle_workers: int | None = None,
     preload: Sequence[str] = (),
     object_store_memory: int | None = None,
     object_spilling_directory: str | None = None,
@@ -170,7 +171,7 @@ def init(
     What tasks and actors may ask for: `num_cpus`, default all CPUs this process may use; `num_gpus`, default those that
     are found and that `CUDA_VISIBLE_DEVICES` shows, in process none; `memory` in bytes, default what the object store
     leaves; `resources`, your own names and quantities. `labels` say what the node is like. `max_workers` bounds its
-    worker processes: what needs one more waits.
+    worker processes: what needs one more waits. `idle_workers` are kept with nothing to do, default one for each CPU.
 
     `object_store_memory`: bytes for large values; default 30 % of the memory, bounded by what is free. What does not
     fit is written to `object_spilling_directory`: a directory or, with the extra `spill`, a URL. By default it is one
@@ -188,6 +189,7 @@ def init(
         {} if resources is None else resources,
         {} if labels is None else labels,
         max_workers,
+        idle_workers,
     )
     _check(address, namespace, told, preload)
     _check_store(address, object_store_memory, object_spilling_directory)

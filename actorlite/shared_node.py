@@ -213,6 +213,7 @@ async def _launch(place: Place, wanted: Wanted, *, owned: bool) -> DaemonHandle:
                 resources=dict(wanted.resources.resources),
                 labels=dict(wanted.resources.labels),
                 max_workers=wanted.resources.max_workers,
+                idle_workers=wanted.resources.idle_workers,
                 object_store_memory=wanted.object_store_memory,
                 object_spilling_directory=wanted.object_spilling_directory,
                 loop=place.settings.loop,

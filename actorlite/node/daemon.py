@@ -23,11 +23,12 @@ from actorlite.node.deaths import Deaths
 from actorlite.node.desk import LeaseDesk, Means
 from actorlite.node.draining import Draining
 from actorlite.node.groups import GroupDesk, detached_among
+from actorlite.node.idle import Limits
 from actorlite.node.kept import KeptGroups, Shelf
 from actorlite.node.members import Members, load_of
 from actorlite.node.records import Job, WorkerRecord
 from actorlite.node.storefront import Storefront, StoreOptions
-from actorlite.node.workers import Limits, Place, WorkerPool
+from actorlite.node.workers import Place, WorkerPool
 from actorlite.resources import CPU, NOTHING, UNITS_PER_ONE, ResourceSet
 from actorlite.rpc.handshake import PYTHON
 from actorlite.rpc.hub import Hub
@@ -76,6 +77,10 @@ class NodeOptions(Struct, frozen=True):
     """The devices, as `CUDA_VISIBLE_DEVICES` names them."""
     labels: Mapping[str, str] = field(default_factory=dict)
     max_workers: int | None = None
+    idle_workers: int | None = None
+    """So many may stay idle; None is one for each CPU."""
+    idle_bytes: int | None = None
+    """Memory that idle workers may have together; None is without limit."""
     """Worker processes at a time; None is without limit."""
     sets_threads: bool = False
     """Whether workers are told how many threads libraries may use, which makes those for several CPUs others."""
@@ -150,7 +155,9 @@ class Node:
         bound = await self.hub.listen(address)
         options = self.options
         place = Place(bound, options.worker_address, options.token, options.loop, options.sets_threads)
-        soft_limit = max(1, options.total.units_of(CPU) // UNITS_PER_ONE)
+        idle = options.idle_workers
+        if idle is None:
+            idle = max(1, options.total.units_of(CPU) // UNITS_PER_ONE)
         self.members = Members(self.hub, self._handlers, self._view, self._nodes_changed)
         self.control: ControlPart = load(options.control)(
             self.hub, self._handlers, self.members, _seat(options, bound, self._entropy)
@@ -160,7 +167,7 @@ class Node:
             place,
             self._spawner,
             self._entropy,
-            Limits(soft_limit, options.max_workers),
+            Limits(idle, options.max_workers, options.idle_bytes),
             self._worker_ended,
             self.hub.numbers,
         )

@@ -9,7 +9,7 @@ from actorlite.errors import ActorliteError, NodeStartError
 from actorlite.host import Spawner, SystemEntropy
 from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.node.daemon import Node, NodeOptions
-from actorlite.node.detection import resources_of, sets_threads
+from actorlite.node.detection import detect_memory, resources_of, sets_threads
 from actorlite.node.stop import OnReady, StopSignal
 from actorlite.node.storefront import StoreOptions
 from actorlite.resources import CPU, UNITS_PER_ONE, NodeResources
@@ -19,6 +19,8 @@ from actorlite.wire.launch import DaemonConfig
 
 MAX_PRESTART = 4
 """Workers started ahead for a new job: as many as there are CPUs, within reason."""
+IDLE_MEMORY_PART = 4
+"""Of the memory of the host; its idle workers may have as much together."""
 
 
 async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, stop: StopSignal) -> None:
@@ -29,9 +31,7 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
     """
     entropy = SystemEntropy()
     directory = Path(config.session_directory)
-    told = NodeResources(
-        config.num_cpus, config.num_gpus, config.memory, config.resources, config.labels, config.max_workers
-    )
+    told = NodeResources(config.num_cpus, config.num_gpus, config.memory, config.resources)
     total, gpus = resources_of(told, config.object_store_memory or default_capacity(), os.environ)
 
     def worker_address(process: ProcessId) -> Address:
@@ -44,6 +44,8 @@ async def run_node(config: DaemonConfig, spawner: Spawner, on_ready: OnReady, st
         gpus=gpus,
         labels=config.labels,
         max_workers=config.max_workers,
+        idle_workers=config.idle_workers,
+        idle_bytes=detect_memory() // IDLE_MEMORY_PART,
         sets_threads=sets_threads(os.environ),
         worker_address=worker_address,
         pid=os.getpid(),

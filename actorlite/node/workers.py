@@ -14,11 +14,12 @@ from actorlite.errors import ActorliteError, WorkerStartError
 from actorlite.host import Entropy, ExitReport, ProcessHandle, Spawner, WorkerSpec
 from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.node.ahead import Ahead
+from actorlite.node.idle import IDLE_S, Idle, Limits, may_end
 from actorlite.node.places import Places
 from actorlite.node.records import PLAIN, Job, Setting, WorkerRecord
 from actorlite.rpc.peer import Peer
 from actorlite.transport import Address
-from actorlite.wire.requests import Retire, Yes
+from actorlite.wire.requests import Retire
 
 logger = logging.getLogger("actorlite.node")
 
@@ -27,9 +28,6 @@ START_TIMEOUT_S = 60.0
 
 MAX_STARTING = 16
 """Workers that start at the same time; more wait, so that a burst of actors does not starve what runs."""
-
-IDLE_S = 1.0
-"""How long a worker above the soft limit may be idle before it is asked to end (Ray, R-21)."""
 
 ORPHAN_S = 1.0
 """How long the tasks of an owner that is gone may take to clean up; plain code is interrupted after 0.5 s."""
@@ -47,15 +45,6 @@ class Place(Struct, frozen=True):
     loop: str
     sets_threads: bool = False
     """Whether workers are told how many threads libraries may use."""
-
-
-class Limits(Struct, frozen=True):
-    """Of a node's workers."""
-
-    idle: int
-    """So many may stay idle; those above that end after a while."""
-    most: int | None = None
-    """Processes at a time, those that start and end included; None is without limit."""
 
 
 class WorkerPool:
@@ -76,32 +65,24 @@ class WorkerPool:
         self._place = place
         self._spawner = spawner
         self._entropy = entropy
-        self._limits = limits
         self._on_exit = on_exit
-        self._numbers = numbers
+        self.numbers = numbers
         self._loop = asyncio.get_running_loop()
-        self._idle: list[WorkerRecord] = []
+        self.idle = Idle(self, limits)
         self.ahead = Ahead(self)
         self.places: Places[WorkerRecord] = Places(
-            limits.most, self.records, self._end_idle, lambda record: self.release(record, reuse=True)
+            limits.most, self.records, self.idle.place_wanted, lambda record: self.release(record, reuse=True)
         )
         self._starting = asyncio.Semaphore(MAX_STARTING)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._reaping: asyncio.Task[Any] | None = None
-        self._making_room: asyncio.Task[Any] | None = None
-        self._look = asyncio.Event()
-        """Set when there may be more to do for `_making_room`."""
         self._closed = False
 
     async def acquire(self, job: Job, setting: Setting = PLAIN) -> WorkerRecord:
         """A worker of the job with this setting, ready for work: an idle one, else a new one, as soon as there may be
         one more. Raises `WorkerStartError`.
         """
-        for record in reversed(self._idle):
-            if record.job is job and record.setting == setting:
-                self._idle.remove(record)
-                record.use = "leased"
-                return record
+        if (warm := self.idle.claim(job, setting)) is not None:
+            return warm
         if setting == PLAIN and (found := await self.ahead.claim(job)) is not None:
             return found
         if (found := await self.places.take((job, setting))) is not None:
@@ -123,14 +104,7 @@ class WorkerPool:
         if self.places.offer((record.job, record.setting), record):
             record.use = "leased"
             return
-        record.use = "idle"
-        record.idle_since = self._loop.time()
-        self._idle.append(record)
-        if self.places.is_wanted:
-            self._end_idle()
-            return
-        if len(self._idle) > self._limits.idle and self._reaping is None:
-            self._reaping = self.spawn(self._reap())
+        self.idle.add(record)
 
     def registered(self, peer: Peer) -> WorkerRecord:
         """A worker says that it is ready. Raises for a process that this node did not start."""
@@ -144,8 +118,7 @@ class WorkerPool:
     def kill(self, record: WorkerRecord, reason: str) -> None:
         """End a worker and everything it started; its end is reported as any other."""
         record.kill_reason = record.kill_reason or reason
-        if record in self._idle:
-            self._idle.remove(record)
+        self.idle.discard(record)
         record.use = "ending"
         if record.handle is not None:
             record.handle.kill()
@@ -157,7 +130,7 @@ class WorkerPool:
         try:
             async with asyncio.timeout(ORPHAN_S):
                 if record.peer is not None:
-                    await record.peer.request(next(self._numbers), Retire(orphaned=True))
+                    await record.peer.request(next(self.numbers), Retire(orphaned=True))
         except (ActorliteError, TimeoutError):
             pass  # it ended first, or goes on for too long
         finally:
@@ -271,8 +244,7 @@ class WorkerPool:
         while len(self.reports) > MAX_REPORTS:
             self.reports.popitem(last=False)
         self.records.pop(record.process, None)
-        if record in self._idle:
-            self._idle.remove(record)
+        self.idle.discard(record)
         if not record.registered.done():
             record.registered.set_exception(WorkerStartError(f"a worker ended while it started: {text}"))
             record.registered.exception()  # a worker that nobody waits for any more is only reported
@@ -284,83 +256,12 @@ class WorkerPool:
         """End a worker that gets no more work, once it owns nothing that others hold."""
         try:
             while not record.ended.is_set():
-                if await _may_end(record, next(self._numbers)):
+                if await may_end(record, next(self.numbers)):
                     break
                 await asyncio.sleep(IDLE_S)
         except ActorliteError:
             return  # it ended while it was asked
         self.kill(record, "its actor has ended")
 
-    def _end_idle(self) -> None:
-        """Somebody waits for a place, or there is one more idle worker while somebody does."""
-        self._look.set()
-        if self._idle and self._making_room is None and not self._closed:
-            self._making_room = self.spawn(self._make_room())
-
-    async def _make_room(self) -> None:
-        """While places are wanted, end as many idle workers, the one that is idle for longest first. One that owns
-        what others hold stays idle: the next one is asked, and after a while it again."""
-        refused: set[ProcessId] = set()
-        try:
-            while self.places.is_wanted and self._idle:
-                self._look.clear()
-                record = next((each for each in self._idle if each.process not in refused), None)
-                if record is None or not self._lacks_places:
-                    try:
-                        async with asyncio.timeout(IDLE_S):
-                            await self._look.wait()
-                    except TimeoutError:
-                        refused.clear()
-                    continue
-                self._idle.remove(record)
-                record.use = "retiring"
-                try:
-                    async with asyncio.timeout(IDLE_S):
-                        may_end = await _may_end(record, next(self._numbers))
-                except (ActorliteError, TimeoutError):
-                    may_end = False
-                if record.use != "retiring" or record.ended.is_set():
-                    continue
-                if may_end and self._lacks_places:
-                    self.kill(record, "another one is needed more")
-                else:
-                    refused.add(record.process)
-                    self.release(record, reuse=True)
-        finally:
-            self._making_room = None
-
-    @property
-    def _lacks_places(self) -> bool:
-        """Whether more are wanted than there will be when those have ended that are about to."""
-        return self.places.wanted > sum(record.use == "ending" for record in self.records.values())
-
-    async def _reap(self) -> None:
-        """End idle workers above the soft limit, oldest first, if they own nothing that others hold."""
-        try:
-            while len(self._idle) > self._limits.idle:
-                oldest = self._idle[0]
-                rest = oldest.idle_since + IDLE_S - self._loop.time()
-                if rest > 0:
-                    await asyncio.sleep(rest)
-                    continue
-                self._idle.remove(oldest)
-                try:
-                    may_end = await _may_end(oldest, next(self._numbers))
-                except ActorliteError:
-                    continue  # it ended while it was asked
-                if may_end:
-                    self.kill(oldest, "it was idle and not needed")
-                elif not oldest.ended.is_set():
-                    oldest.idle_since = self._loop.time()
-                    self._idle.append(oldest)
-        finally:
-            self._reaping = None
-
     def __repr__(self) -> str:
-        return f"<WorkerPool workers={len(self.records)} idle={len(self._idle)}>"
-
-
-async def _may_end(record: WorkerRecord, number: int) -> bool:
-    """Whether it owns nothing that others hold. Raises `ActorliteError` when it has ended."""
-    answer = await record.peer.request(number, Retire()) if record.peer is not None else Yes(True)
-    return isinstance(answer, Yes) and answer.value
+        return f"<WorkerPool workers={len(self.records)} idle={len(self.idle)}>"

@@ -63,6 +63,7 @@ class Neighbourhood:
             gpus=gpus,
             labels=told.labels,
             max_workers=told.max_workers,
+            idle_workers=told.idle_workers,
             worker_address=lambda worker: self.address_of(worker, "worker"),
             pid=os.getpid(),
             transports=self._transports(process),

@@ -38,6 +38,7 @@ async def open_runtime(plan: Plan, stack: AsyncExitStack) -> ProcessRuntime:
         resources=dict(plan.resources.resources),
         labels=dict(plan.resources.labels),
         max_workers=plan.resources.max_workers,
+        idle_workers=plan.resources.idle_workers,
         object_store_memory=plan.object_store_memory,
         object_spilling_directory=plan.object_spilling_directory,
         loop=plan.settings.loop,

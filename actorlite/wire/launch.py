@@ -56,6 +56,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     resources: dict[str, float] = msgspec.field(default_factory=dict)
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     max_workers: int | None = None
+    idle_workers: int | None = None
     """None: without limit."""
     join: str = ""
     """The address of a node to join before this one counts as started; `token` is that of its cluster. Empty: the

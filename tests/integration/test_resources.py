@@ -385,6 +385,21 @@ async def test_no_more_workers_than_allowed(eventually: Any) -> None:
         assert await mine() == ({"CPU": 1.0}, [])
 
 
+async def test_as_many_workers_stay_idle_as_allowed(eventually: Any) -> None:
+    async with local_cluster(node=NodeResources(num_cpus=4, idle_workers=1)) as session:
+
+        async def one_is_left() -> bool:
+            return len((await session.status())["workers"]) == 1
+
+        holders = [Holder.options(num_cpus=0.5).remote() for _ in range(3)]
+        waiting = [mine.remote() for _ in range(6)]
+        await al.get([each.mine.remote() for each in holders])
+        await al.get(waiting)
+        for each in holders:
+            await al.kill(each)
+        await eventually(one_is_left)
+
+
 async def test_light_actors_wait_for_their_worker_as_long_as_they_say() -> None:
     async with local_cluster(node=NodeResources(num_cpus=8, max_workers=1)):
         first = Holder.remote()
@@ -463,6 +478,8 @@ async def test_cancelling_a_request_frees_what_was_kept_for_it(
         ({"memory": "1G"}, TypeError, "memory must be a whole number, not '1G'.*give a number of bytes"),
         ({"memory": -1}, ValueError, "memory=-1 must be at least 0"),
         ({"max_workers": 0}, ValueError, "max_workers=0 must be at least 1"),
+        ({"idle_workers": -1}, ValueError, "idle_workers=-1 must be at least 0: give how many workers are kept"),
+        ({"idle_workers": "1"}, TypeError, "idle_workers must be a whole number, not '1'"),
         ({"resources": ["x"]}, TypeError, "resources must be a dict"),
         ({"resources": {"CPU": 1}}, ValueError, "resources must not contain 'CPU': use num_cpus="),
         ({"resources": {"x": -1}}, ValueError, r"resources\['x'\]=-1 must be between 0"),

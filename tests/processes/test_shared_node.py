@@ -166,7 +166,7 @@ def test_a_node_that_joins_leaves_what_one_that_led_wrote_down(place: Path) -> N
 
 
 def test_what_a_node_has(place: Path) -> None:
-    told = ("--num-cpus", "1", "--num-gpus", "2", "--memory", str(2**30), "--max-workers", "3")
+    told = ("--num-cpus", "1", "--num-gpus", "2", "--memory", str(2**30), "--max-workers", "3", "--idle-workers", "0")
     done("start", *told, "--resources", '{"disk": 2}', "--labels", '{"zone": "a"}')
     shown = done("status")
     for line in ("GPU      0 of 2 leased", "disk     0 of 2 leased", "memory   0 of 1 GiB leased", "labels   zone=a"):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from typing import Any
 
 import pytest
 
 from actorlite.errors import ConnectionLost
 from actorlite.ids import ProcessId
+from actorlite.node.idle import Limits, resident_bytes
 from actorlite.node.records import Job, WorkerRecord
-from actorlite.node.workers import Limits, WorkerPool
+from actorlite.node.workers import WorkerPool
 from actorlite.wire.requests import Yes
 
 pytestmark = pytest.mark.asyncio
@@ -20,7 +22,8 @@ pytestmark = pytest.mark.asyncio
 class Asked:
     """A worker's connection, and its process."""
 
-    def __init__(self, *, lost: bool = False) -> None:
+    def __init__(self, *, lost: bool = False, pid: int = 0) -> None:
+        self.pid = pid
         self.numbers: list[int] = []
         self.killed = asyncio.Event()
         self.lost = lost
@@ -36,9 +39,10 @@ class Asked:
         self.killed.set()
 
 
-def pool_of(limit: int) -> WorkerPool:
+def pool_of(limit: int, most_bytes: int | None = None) -> WorkerPool:
     unused: Any = None
-    return WorkerPool(unused, unused, unused, Limits(limit), lambda record, text: None, itertools.count(1))
+    limits = Limits(limit, idle_bytes=most_bytes)
+    return WorkerPool(unused, unused, unused, limits, lambda record, text: None, itertools.count(1))
 
 
 def worker(index: int, peer: Any) -> WorkerRecord:
@@ -56,10 +60,29 @@ async def test_a_worker_that_is_asked_twice_at_once_is_asked_by_two_numbers() ->
 
 
 async def test_reaping_goes_on_when_a_worker_ends_while_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actorlite.node.workers.IDLE_S", 0.0)
+    monkeypatch.setattr("actorlite.node.idle.IDLE_S", 0.0)
     pool, lost, next_one = pool_of(0), Asked(lost=True), Asked()
     for index, peer in enumerate([lost, next_one]):
         pool.release(worker(index, peer), reuse=True)
     async with asyncio.timeout(10):
         await next_one.killed.wait()
     assert lost.numbers and not lost.killed.is_set()
+
+
+async def test_the_largest_idle_workers_end_when_they_have_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actorlite.node.idle.IDLE_S", 0.0)
+    monkeypatch.setattr("actorlite.node.idle.resident_bytes", {1: 10, 2: 40, 3: 30, 4: 20}.__getitem__)
+    pool, peers = pool_of(9, most_bytes=35), [Asked(pid=pid) for pid in range(1, 5)]
+    for index, peer in enumerate(peers):
+        pool.release(worker(index, peer), reuse=True)
+    async with asyncio.timeout(10):
+        await peers[1].killed.wait()
+        await peers[2].killed.wait()
+        while pool.idle.reaping:
+            await asyncio.sleep(0)
+    assert not peers[0].killed.is_set() and not peers[3].killed.is_set() and len(pool.idle) == 2
+
+
+async def test_what_a_process_has_for_itself() -> None:
+    assert resident_bytes(os.getpid()) > 1_000_000
+    assert resident_bytes(2**30) == 0, "it has ended"
