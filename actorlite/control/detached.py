@@ -93,13 +93,15 @@ class DetachedActors:
         return self._ended.get(body.target, gone)
 
     async def kill(self, peer: Peer, body: KillActor) -> Yes:
+        """Answered when it will not come back. Raises `ControlUnavailable` when it has ended, but would."""
         keeper = await self._keeper_of(body.target)
         if keeper is None:
+            await self._persistence.deleted(PREFIX + body.target)
             return Yes(False)
         keeper.users += 1
         try:
             done: Yes = await keeper.runtime.directory.killed(peer, body)
-            await self._persistence.written()
+            await self._persistence.deleted(PREFIX + body.target)
         finally:
             keeper.users -= 1
         return done

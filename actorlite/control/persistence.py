@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from actorlite.control.stores.contract import StateStore
 from actorlite.control.stores.memory import MemoryStore
@@ -21,6 +22,8 @@ from actorlite.state.revisions import Compare, Delete, Get, Op, Put
 logger = logging.getLogger("actorlite.control")
 
 LEADER = "leader"
+MAX_UNDELETED = 10_000
+"""Deletions that failed, and are remembered."""
 SQLITE = "actorlite.control.stores.sqlite:open_sqlite"
 """Loaded where there is a file to open: sqlite3 makes a node start later."""
 
@@ -38,6 +41,8 @@ class Persistence:
         self._loop = asyncio.get_running_loop()
         self._frozen = False
         self._writing: set[asyncio.Task[None]] = set()
+        self._undeleted: dict[str, None] = {}
+        """Keys whose deletion was not written."""
 
     async def open(self) -> None:
         """Lead. Raises `ControlUnavailable` when the state is in use, or cannot be read; then nothing has changed."""
@@ -74,10 +79,30 @@ class Persistence:
 
     def put_soon(self, key: str, value: bytes) -> None:
         """In the order of the calls: tasks begin in theirs, and a store keeps that of its transactions."""
-        self._soon([Put(key, value)])
+        if not self._frozen:
+            self._soon(self._put_soon(Put(key, value)))
 
     def delete_soon(self, key: str) -> None:
-        self._soon([Delete(key)])
+        """`deleted` tells what became of it."""
+        if self._frozen:
+            self._not_deleted(key)
+        else:
+            self._soon(self._delete_soon(key))
+
+    async def deleted(self, key: str) -> None:
+        """Return when what was to be deleted is so for good; what has failed is tried once more. Raises
+        `ControlUnavailable`, which says that it would be there again."""
+        await self.written()
+        if key not in self._undeleted:
+            return
+        try:
+            await self._write([Delete(key)])
+        except ActorliteError as error:
+            raise ControlUnavailable(
+                f"what was asked for is done, but could not be written down ({error}): when the node that leads is "
+                "started again, all is there as before. Ask once more, now or then"
+            ) from None
+        self._undeleted.pop(key, None)
 
     async def written(self) -> None:
         """Return when all that was to be written soon is safe, or cannot be."""
@@ -110,21 +135,31 @@ class Persistence:
             raise ControlUnavailable("another node leads the cluster by now")
 
     def freeze(self) -> None:
-        """Nothing more is written: what is there is for the next node."""
+        """What ends now is there for the next node: only what was asked for is still deleted, by `deleted`."""
         self._frozen = True
 
-    def _soon(self, ops: Sequence[Op]) -> None:
-        if self._frozen:
-            return
-        task = self._loop.create_task(self._write_soon(ops), name="actorlite control writes")
+    def _soon(self, writing: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(writing, name="actorlite control writes")
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
-    async def _write_soon(self, ops: Sequence[Op]) -> None:
+    async def _put_soon(self, put: Put) -> None:
         try:
-            await self._write(ops)
+            await self._write([put])
         except ActorliteError as error:
             logger.error("control's state was not written: %s", error)
+
+    async def _delete_soon(self, key: str) -> None:
+        try:
+            await self._write([Delete(key)])
+        except ActorliteError as error:
+            logger.error("%s stays in control's state, and would come back: %s", key, error)
+            self._not_deleted(key)
+
+    def _not_deleted(self, key: str) -> None:
+        self._undeleted[key] = None
+        if len(self._undeleted) > MAX_UNDELETED:
+            del self._undeleted[next(iter(self._undeleted))]
 
     def __repr__(self) -> str:
         return f"<Persistence {self._path or 'in memory'} epoch={self.epoch}>"

@@ -150,9 +150,13 @@ class Coordinator:
                     record.waiting.remove(future)
 
     def remove(self, group: str) -> list[asyncio.Task[Any]] | None:
-        """Idempotent. What runs in it has ended with the tasks that are returned; None when it is not there."""
+        """Idempotent. What runs in it has ended with the tasks that are returned; None when it is not there. One fails
+        with `ControlUnavailable` when the group is removed, but would be back with the next leading node."""
         record = self._records.pop(group, None)
         if record is None:
+            earlier = self._removed.get(group)
+            if earlier is not None and earlier.detached and group not in self._ending:
+                return [self._spawn(self._kept.forgotten(group))]
             return self._ending.get(group)
         if record.detached:
             self._kept.forget(group)
@@ -177,7 +181,7 @@ class Coordinator:
         self._perform(rest)
         self._watch()
         if record.detached:
-            ending.append(self._spawn(self._kept.written()))
+            ending.append(self._spawn(self._kept.forgotten(group)))
         if ending:
             _until_done(self._ending, group, ending)
         return ending

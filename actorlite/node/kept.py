@@ -31,8 +31,9 @@ class Shelf(Protocol):
 
     def delete_soon(self, key: str) -> None: ...
 
-    async def written(self) -> None:
-        """Return when all that was to be written soon is safe, or cannot be."""
+    async def deleted(self, key: str) -> None:
+        """Return when what was to be deleted is so for good; what has failed is tried once more. Raises
+        `ControlUnavailable`."""
 
 
 class KeptGroups:
@@ -52,9 +53,9 @@ class KeptGroups:
     def forget(self, group: str) -> None:
         self._shelf.delete_soon(PREFIX + group)
 
-    async def written(self) -> None:
-        """Return when what was forgotten is, or cannot be."""
-        await self._shelf.written()
+    async def forgotten(self, group: str) -> None:
+        """Return when a group that was forgotten will not be back. Raises `ControlUnavailable`."""
+        await self._shelf.deleted(PREFIX + group)
 
     async def found(self) -> list[GroupShape]:
         """What an earlier node had, in the order in which it was made. Raises `ControlUnavailable`."""
