@@ -30,7 +30,18 @@ from actorlite.node.reserving import GroupKeeper
 from actorlite.resources import ResourceSet
 from actorlite.rpc.hub import Hub
 from actorlite.rpc.peer import Handlers, Peer, RequestHandler
-from actorlite.state.bundles import Changed, Command, Commit, GroupBook, GroupSpec, GroupState, Keep, Prepare, Return
+from actorlite.state.bundles import (
+    Changed,
+    Command,
+    Commit,
+    GroupBook,
+    GroupSpec,
+    GroupState,
+    Keep,
+    Prepare,
+    Return,
+    attempts_of,
+)
 from actorlite.state.packing import Bundle
 from actorlite.state.scheduling import NodeView
 from actorlite.wire.groups import (
@@ -89,6 +100,7 @@ class Coordinator:
         members: Members,
         keeper: GroupKeeper,
         kept: KeptGroups,
+        book: GroupBook,
         spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ):
         self._hub = hub
@@ -96,7 +108,7 @@ class Coordinator:
         self._keeper = keeper
         self._kept = kept
         self._spawn = spawn
-        self._book = GroupBook()
+        self._book = book
         self._records: dict[str, _Record] = {}
         self._removed: dict[str, GroupInfo] = {}
         self._ending: dict[str, list[asyncio.Task[Any]]] = {}
@@ -359,7 +371,8 @@ class GroupDesk:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unled: set[tuple[str, int]] = set()
         """What was reserved here when the leading node was lost."""
-        self.coordinator = Coordinator(hub, members, self.keeper, kept, self._spawn)
+        self._book = GroupBook()
+        self.coordinator = Coordinator(hub, members, self.keeper, kept, self._book, self._spawn)
         members.on_view = self._seen
         members.on_back.append(self._node_back)
         desk.inside.created = self.created
@@ -383,6 +396,7 @@ class GroupDesk:
     async def restore(self) -> None:
         """Reserve what an earlier node was asked to keep, before anybody else is given something. Raises
         `ControlUnavailable`."""
+        self._book.attempts = attempts_of(self.kept.epoch)
         for shape in await self.kept.found():
             try:
                 self.coordinator.create(CreateGroup(shape, detached=True), self._hub.identity.process)

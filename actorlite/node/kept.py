@@ -22,6 +22,11 @@ PREFIX = "groups/"
 class Shelf(Protocol):
     """Where control keeps its state."""
 
+    @property
+    def epoch(self) -> int:
+        """How many leaders it has had."""
+        ...
+
     async def read(self, prefix: str) -> list[tuple[str, bytes]]:
         """In the order in which they were written first. Raises `ControlUnavailable`."""
         ...
@@ -45,6 +50,11 @@ class KeptGroups:
         self.not_restored: list[str] = []
         """What could not be brought back, and why."""
         self._shelf = shelf
+
+    @property
+    def epoch(self) -> int:
+        """Of the leader whose groups these are: grows with each that finds the state of an earlier one."""
+        return self._shelf.epoch
 
     async def keep(self, shape: GroupShape) -> None:
         """Return when it is safe. Raises `ControlUnavailable`."""

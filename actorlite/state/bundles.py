@@ -13,8 +13,9 @@ on all the nodes that it waits for, or on none. Else what one keeps could be wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from itertools import count
 
 from msgspec import Struct, field, structs
 
@@ -23,6 +24,9 @@ from actorlite.resources import ResourceSet
 from actorlite.state.packing import STRICT_PACK, STRICT_SPREAD, Bundle, Room, place
 from actorlite.state.rooms import NOTHING, Amounts, NodeRooms
 from actorlite.state.scheduling import MAX_TOLD, NodeView
+
+LEADER_BITS = 32
+"""Of an attempt's number; those above are its leader's epoch."""
 
 
 class GroupState(StrEnum):
@@ -176,6 +180,12 @@ class Group(Struct):
         return total
 
 
+def attempts_of(epoch: int) -> Iterator[int]:
+    """Numbers for a leader's attempts, none of which an earlier leader has used: nodes that outlive that one may hear
+    late what it said."""
+    return count((epoch << LEADER_BITS) + 1)
+
+
 class GroupBook:
     """All groups of a cluster, and its nodes as they last said. Methods return what is to be done, in order."""
 
@@ -190,7 +200,7 @@ class GroupBook:
         """What nodes were told to keep, by group."""
         self._keeper = ""
         """The group among those who wait that they keep room for."""
-        self._epoch = 0
+        self.attempts = attempts_of(0)
         self._count = 0
         self._looked = 0
         """The version of the room in which all who wait have looked."""
@@ -442,8 +452,7 @@ class GroupBook:
 
     def _begin(self, group: Group, places: dict[int, ProcessId]) -> list[Command]:
         name = group.spec.group
-        self._epoch += 1
-        attempt = group.attempt = Attempt(self._epoch, places, set(places.values()))
+        attempt = group.attempt = Attempt(next(self.attempts), places, set(places.values()))
         del self._waiting[name]
         commands: list[Command] = []
         for node in attempt.nodes:

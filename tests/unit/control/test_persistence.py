@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,12 @@ async def test_what_ends_with_the_node_stays_but_what_is_asked_for_goes(monkeypa
     await found.aclose(keep=True)
     with pytest.raises(ControlUnavailable, match="starting, or ends"):
         await found.deleted("a")
+
+
+async def test_each_that_leads_on_the_same_state_has_a_higher_epoch(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        found = Persistence(str(tmp_path / "state"), f"node {epoch}")
+        await found.open()
+        assert found.epoch == epoch
+        await found.put("a", b"1")
+        await found.aclose(keep=True)

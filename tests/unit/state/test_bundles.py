@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from actorlite.ids import ProcessId
 from actorlite.labels import LabelSelector
 from actorlite.resources import ResourceSet
-from actorlite.state.bundles import Changed, Command, Commit, GroupBook, GroupSpec, GroupState, Prepare, Return
+from actorlite.state.bundles import (
+    LEADER_BITS,
+    Changed,
+    Command,
+    Commit,
+    GroupBook,
+    GroupSpec,
+    GroupState,
+    Prepare,
+    Return,
+    attempts_of,
+)
 from actorlite.state.packing import PACK, SPREAD, STRICT_PACK, STRICT_SPREAD, Bundle
 from actorlite.state.reservations import Reservations
 from actorlite.state.scheduling import NodeView
@@ -271,6 +282,29 @@ def test_a_node_lost_while_lost_bundles_are_placed() -> None:
     sim.settle()
     assert sim.state("g") == "CREATED"
     sim.check_settled()
+
+
+def test_no_leader_gives_an_attempt_the_number_that_an_earlier_one_gave() -> None:
+    """A node that outlives its leader may hear late what that said, and has bundles of the same group by then."""
+    lives = []
+    for epoch in (1, 2, 3):
+        sim = Sim(2, 2)
+        sim.book.attempts = attempts_of(epoch)
+        for _ in range(3):
+            sim.create(spec("g", 2, 2))
+            sim.settle()
+            lives.append([where.epoch for where in sim.book.groups["g"].placed.values()])
+            late = {number for life in lives[:-1] for number in life}
+            for node in sim.nodes.values():
+                for number in late:
+                    assert not node.reservations.commit("g", number)
+                    assert node.reservations.give_back("g", number) == []
+            sim.check_settled()
+            sim.remove("g")
+            sim.settle()
+    numbers = [life[0] for life in lives]
+    assert numbers == sorted(set(numbers))
+    assert {number >> LEADER_BITS for number in numbers} == {1, 2, 3}
 
 
 def test_bundles_leave_a_node_that_is_drained_which_is_told_to_give_them_back() -> None:

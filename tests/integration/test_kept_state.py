@@ -1,16 +1,24 @@
-"""Ends that control cannot write down: they hold now, and whoever asked for them is told that they might not later."""
+"""What control writes down, and what it cannot."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 import actorlite as al
 from actorlite import errors
+from actorlite.control.stores.sqlite import open_sqlite
+from actorlite.node.daemon import NodeOptions
+from actorlite.opening import in_process
+from actorlite.state.revisions import Put
 from actorlite.testing.cluster import Cluster, cluster
+from actorlite.wire.groups import GroupShape
 
 pytestmark = pytest.mark.asyncio
 
@@ -52,6 +60,9 @@ async def keys(disk: Disk) -> list[str]:
     return [each.key for each in (await disk.store.range(""))[0]]
 
 
+# --- ends that are not written: they hold now, and whoever asked for them is told that they might not later
+
+
 @pytest.mark.parametrize("end", [al.kill, al.terminate])
 async def test_the_end_of_a_detached_actor(two: Cluster, disk: Disk, complaints: Any, end: Any) -> None:
     counter = Counter.options(name="hits", namespace="shared", lifetime="detached").remote()
@@ -88,3 +99,22 @@ async def test_the_end_of_a_detached_group(two: Cluster, disk: Disk, complaints:
     disk.is_full = False
     await al.remove_placement_group(group)
     assert await keys(disk) == ["leader"]
+
+
+# --- a node that is started again
+
+
+async def test_attempts_of_a_leader_are_no_earlier_leader_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "state")
+    shape = GroupShape("b1", ((("CPU", 10_000),),))
+    store = await open_sqlite(path)
+    await store.txn([], [Put("leader", b"6 somebody"), Put("groups/b1", msgspec.msgpack.encode(shape))])
+    await store.aclose()
+    monkeypatch.setattr(in_process, "NodeOptions", partial(NodeOptions, state_path=path))
+    async with cluster(nodes=1) as found:
+        keeper = found.nodes[0].node.groups.keeper
+        ((group, attempt),) = keeper.attempts
+        assert (group, attempt >> 32) == ("b1", 7)
+        other = await al.placement_group([{"CPU": 1}])
+        await other.ready(10)
+        assert {number >> 32 for _, number in keeper.attempts} == {7}
