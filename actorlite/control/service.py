@@ -33,10 +33,12 @@ class Cluster(Protocol):
     """The nodes, as this one knows them."""
 
     @property
-    def leader(self) -> ProcessId: ...
+    def leader(self) -> ProcessId:
+        """Empty when there is none."""
+        ...
 
     @property
-    def lost(self) -> Mapping[ProcessId, str]: ...
+    def why_not_led(self) -> str: ...
 
     @property
     def ended(self) -> Mapping[ProcessId, None]:
@@ -104,11 +106,9 @@ class Control:
         return handle
 
     async def _pass_on(self, peer: Peer, body: Any) -> Any:
-        leader = self._cluster.leader
-        there = self._cluster.peer(leader)
+        there = self._cluster.peer(self._cluster.leader)
         if there is None:
-            why = self._cluster.lost.get(leader, "this node has no connection to it")
-            raise ControlUnavailable(f"the node that leads the cluster is gone: {why}")
+            raise ControlUnavailable(self._cluster.why_not_led)
         if isinstance(body, ClaimName):
             body = structs.replace(body, owner=peer.identity.process)
         try:

@@ -25,7 +25,7 @@ from actorlite.node.draining import Draining
 from actorlite.node.groups import GroupDesk, detached_among
 from actorlite.node.idle import Limits
 from actorlite.node.kept import KeptGroups, Shelf
-from actorlite.node.members import Members, load_of
+from actorlite.node.members import Members, capacity_of, load_of
 from actorlite.node.records import Job, WorkerRecord
 from actorlite.node.storefront import Storefront, StoreOptions
 from actorlite.node.workers import Place, WorkerPool
@@ -253,7 +253,7 @@ class Node:
         return self._info()
 
     def _info(self) -> NodeInfo:
-        capacity = self.members.capacity()
+        capacity = capacity_of((self._view(), *self.members.views.values()))
         directory = self.options.session_directory
         return NodeInfo(self.options.pid, capacity.cpu_units, directory, capacity.nodes, capacity.more)
 
@@ -274,7 +274,7 @@ class Node:
 
     def _nodes_changed(self) -> None:
         self.desk.hopes.nodes_changed()
-        capacity = self.members.capacity()
+        capacity = capacity_of((self._view(), *self.members.views.values()))
         if capacity != self._said_capacity:
             self._said_capacity = capacity
             for process in self._jobs:

@@ -415,13 +415,13 @@ class GroupDesk:
     def node_lost(self, node: ProcessId) -> None:
         if self.leads:
             self.coordinator.node_lost(node)
-        elif node == self._members.leader:
+        elif node == self._members.led_by:
             self._unled = self.keeper.attempts
             self.keeper.nobody_leads()
 
     def _node_back(self, node: ProcessId) -> None:
         """The leading node was cut off: it has given up what was reserved here, and will ask for it anew."""
-        if node == self._members.leader:
+        if node == self._members.led_by:
             unled, self._unled = self._unled, set()
             for group, epoch in unled:
                 self._spawn(self.keeper.give_back(ReturnBundles(group, epoch)))
@@ -448,11 +448,9 @@ class GroupDesk:
         return handle
 
     async def _pass_on(self, body: Any) -> Any:
-        leader = self._members.leader
-        there = self._members.peer(leader)
+        there = self._members.peer(self._members.leader)
         if there is None:
-            why = self._members.lost.get(leader, "this node has no connection to it")
-            raise ControlUnavailable(f"the node that leads the cluster is gone: {why}")
+            raise ControlUnavailable(self._members.why_not_led)
         try:
             return await there.ask(next(self._hub.numbers), body, _forget)
         except ConnectionLost as error:
@@ -491,7 +489,7 @@ class GroupDesk:
 
     def _keep(self, handler: RequestHandler) -> RequestHandler:
         def handle(peer: Peer, body: Any) -> Any:
-            if peer.identity.process != self._members.leader:
+            if peer.identity.process != self._members.led_by:  # it may say so before it is known to be back
                 raise ControlUnavailable(f"{peer!r} does not lead: it cannot reserve anything")
             return handler(peer, body)
 
@@ -517,7 +515,7 @@ class GroupDesk:
             logger.error("a placement group could not be dealt with", exc_info=error)
 
     def __repr__(self) -> str:
-        return f"<GroupDesk {self.coordinator!r}>" if self.leads else f"<GroupDesk led by {self._members.leader}>"
+        return f"<GroupDesk {self.coordinator!r}>" if self.leads else f"<GroupDesk led by {self._members.led_by}>"
 
 
 async def _when_all_have(ending: Iterable[asyncio.Task[Any]]) -> Yes:

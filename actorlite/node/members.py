@@ -41,9 +41,28 @@ def view_of(node: ProcessId, load: NodeLoad) -> NodeView:
     return NodeView(node, total, free, dict(load.labels), kept, lasting, load.draining)
 
 
+def capacity_of(nodes: Sequence[NodeView]) -> Capacity:
+    """Of all together, but those that take nothing new."""
+    together: Counter[str] = Counter()
+    for each in nodes:
+        if not each.draining:
+            together.update(dict(each.total.items()))
+    cpus = together.pop(CPU, 0)
+    more = tuple(sorted((name, min(units, MOST_UNITS)) for name, units in together.items()))
+    return Capacity(cpus, len(nodes), more)
+
+
+async def _ask(peer: Peer, number: int, body: Any) -> tuple[Peer, Any]:
+    try:
+        return peer, await peer.request(number, body)
+    except ActorliteError as error:
+        return peer, error
+
+
 SAY_LOAD_S = 0.01
 """How long changes of the load are gathered before the others are told."""
 MAX_LOST = 1000
+NO_LEADER = ProcessId("")
 MOST_UNITS = 2**62
 """Of one resource in all nodes together, as told: what a message can hold."""
 MAX_ENDED = 10_000
@@ -60,8 +79,9 @@ class Members:
         """Nodes that are gone, in words."""
         self.ended: dict[ProcessId, None] = {}
         """Processes of other nodes that have ended, the latest last."""
-        self.leader = hub.identity.process
-        """The node that control is on: the first of the cluster."""
+        self.led_by = hub.identity.process
+        """The node that control was on when this one last knew: it may be gone, and may come back. Empty when this node
+        has joined others that had none."""
         self.on_view: Callable[[NodeView], None] | None = None
         """Hears of each node that says what it has."""
         self.on_own_change: Callable[[], None] | None = None
@@ -87,9 +107,24 @@ class Members:
     def peers(self) -> list[Peer]:
         return [peer for node in self.views if (peer := self._hub.peers.get(node)) is not None]
 
+    @property
+    def leader(self) -> ProcessId:
+        """The node that control is on: the first of the cluster. Empty when this node knows none that is there."""
+        led_by = self.led_by
+        return led_by if led_by in self.views or led_by == self._hub.identity.process else NO_LEADER
+
+    @property
+    def why_not_led(self) -> str:
+        """Why there is no leader, in words."""
+        if not self.led_by:
+            return "no node leads the cluster: the one that did was gone when this node joined the others"
+        why = self.lost.get(self.led_by, "this node has no connection to it")
+        return f"the node that leads the cluster is gone: {why}"
+
     async def join(self, address: Address) -> None:
         """Become one of the nodes that the node at `address` knows. Raises what `Hub.connect` raises."""
         known = {self._hub.identity.address}
+        leader = self.led_by if self.views or self.lost else NO_LEADER
         to_ask = [address]
         while to_ask:
             address = to_ask.pop()
@@ -100,8 +135,7 @@ class Members:
             answer = await peer.request(next(self._hub.numbers), JoinNode(load_of(self.here())))
             if not isinstance(answer, KnownNodes):
                 raise ProtocolError(f"{peer!r} at {address} is not a node")
-            if answer.leader:
-                self.leader = answer.leader
+            self.led_by = leader = answer.leader or leader  # some may have lost it, and others not
             self._know(peer, answer.load)
             to_ask += answer.addresses
 
@@ -113,16 +147,6 @@ class Members:
         if found is not None and found != here.node:
             index.assume(found, wish.needs)
         return found
-
-    def capacity(self) -> Capacity:
-        """Of all nodes together, but those that take nothing new."""
-        together: Counter[str] = Counter()
-        for each in (self.here(), *self.views.values()):
-            if not each.draining:
-                together.update(dict(each.total.items()))
-        cpus = together.pop(CPU, 0)
-        more = tuple(sorted((name, min(units, MOST_UNITS)) for name, units in together.items()))
-        return Capacity(cpus, 1 + len(self.views), more)
 
     def tell(self, message: Any) -> None:
         """News for all."""
@@ -136,7 +160,8 @@ class Members:
     ) -> tuple[Peer, Any] | None:
         """Ask all at once; the first good answer and who gave it, or None when there is none."""
         peers = [peer for peer in self.peers if peer.identity.process not in leave_out]
-        asking = {asyncio.ensure_future(self._ask(peer, body)) for peer in peers}
+        numbers = self._hub.numbers
+        asking = {asyncio.ensure_future(_ask(peer, next(numbers), body)) for peer in peers}
         try:
             while asking:
                 done, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
@@ -151,13 +176,9 @@ class Members:
 
     async def ask_all(self, body: Any) -> list[Any]:
         """What each of them answers, or the error that it raises."""
-        return [answer for _, answer in await asyncio.gather(*[self._ask(peer, body) for peer in self.peers])]
-
-    async def _ask(self, peer: Peer, body: Any) -> tuple[Peer, Any]:
-        try:
-            return peer, await peer.request(next(self._hub.numbers), body)
-        except ActorliteError as error:
-            return peer, error
+        numbers = self._hub.numbers
+        found = await asyncio.gather(*[_ask(peer, next(numbers), body) for peer in self.peers])
+        return [answer for _, answer in found]
 
     def load_changed(self, *, told_one: bool = False) -> None:
         """Tell the others, soon. `told_one`: one of them knows more than all were told last."""

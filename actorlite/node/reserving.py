@@ -70,7 +70,7 @@ class GroupKeeper:
 
     def told(self, peer: Peer, message: KeepRoom, parts: Sequence[memoryview]) -> None:
         """Handler, for the same."""
-        if peer.identity.process == self._members.leader:
+        if peer.identity.process == self._members.led_by:
             self.keep(message.group, ResourceSet(message.size))
 
     def nobody_leads(self) -> None:

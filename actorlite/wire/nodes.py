@@ -104,4 +104,4 @@ class KnownNodes(_NodeMessage, tag=145, frozen=True):
     load: NodeLoad
     addresses: tuple[str, ...]
     leader: ProcessId = ProcessId("")
-    """The node that control is on."""
+    """The node that control is on; empty when the sender knows none, or has lost it."""

@@ -199,7 +199,7 @@ class Status(_RequestMessage, tag=123, frozen=True):
     places: tuple[tuple[int, str], ...] = ()
     """Of each of `nodes`: its pid and address."""
     leader: ProcessId = ProcessId("")
-    """The node that control is on."""
+    """The node that control is on; empty when there is none."""
     groups: tuple[GroupInfo, ...] = ()
     """Detached placement groups. Of the node that leads the cluster."""
 

@@ -49,9 +49,9 @@ async def table():
     found = await al.placement_group_table()
     return sorted((info.name, info.state, info.is_detached) for info in found.values())
 
-def program(main):
+def program(main, address="auto"):
     async def opened():
-        async with al.init("auto", namespace="team") as session:
+        async with al.init(address, namespace="team") as session:
             await main(session)
     asyncio.run(opened())
 """
@@ -288,3 +288,71 @@ def test_a_group_that_cannot_be_brought_back_is_named(place: Path) -> None:
     assert lost[1].startswith("lost placement group wrong in namespace '': bundle_label_selector['a']='in('")
     for line in lost:
         assert "lost     " + line.removeprefix("lost ") in actorlite("status").stdout
+
+
+CUT_OFF = """
+from parts import *
+
+async def main(session):
+    status = await session.status()
+    print([each["leads"] for each in status["nodes"]], status["free_cpus"])
+    try:
+        await al.placement_group_table()
+    except al.errors.ControlUnavailable as error:
+        print(str(error).partition(":")[0])
+    print(await Member.options(num_cpus=1).remote(1).incr())
+
+program(main)
+"""
+
+TOGETHER = """
+from parts import *
+
+async def main(session):
+    print(sorted(each["leads"] for each in (await session.status())["nodes"]))
+    gang = await al.get_placement_group("gang")
+    if len((await session.status())["nodes"]) > 1:
+        await gang.ready(20)
+    info = await gang.state()
+    print(info.state, len(set(info.nodes)))
+
+program(main)
+"""
+
+SPREAD = """
+from parts import *
+
+async def main(session):
+    gang = await al.placement_group([{"CPU": 1}] * 2, name="gang", strategy="STRICT_SPREAD", lifetime="detached")
+    await gang.ready(20)
+
+program(main)
+"""
+
+
+def test_the_other_nodes_are_without_a_leader_until_they_are_started_again(place: Path) -> None:
+    """What docs/names.md says of the leading node."""
+    second = f"uds://{place}/second/node.sock"
+
+    def join() -> None:
+        result = actorlite("start", "--num-cpus", "2", "--address", second, "--join", "auto")
+        assert result.returncode == 0, result.stderr
+
+    def at_second(program: str) -> list[str]:
+        return run(program.replace("program(main)", f"program(main, {second!r})")).splitlines()
+
+    node = started(1)
+    join()
+    try:
+        run(SPREAD)
+        os.kill(node, signal.SIGKILL)
+        alone = ["[False] 1.0", "the node that leads the cluster is gone", "2"]
+        assert at_second(CUT_OFF) == alone, "its bundle stays"
+        started(1)
+        assert run(TOGETHER).splitlines() == ["[True]", "PENDING 1"]
+        assert at_second(CUT_OFF) == alone, "it does not join by itself"
+        assert actorlite("stop", "--address", second).returncode == 0
+        join()
+        assert run(TOGETHER).splitlines() == ["[False, True]", "CREATED 2"]
+    finally:
+        actorlite("stop", "--address", second)

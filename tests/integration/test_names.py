@@ -484,3 +484,30 @@ async def test_without_the_leader_work_goes_on_and_names_have_to_wait(nodes: Clu
         fresh = Counter.remote(5)
         assert await fresh.incr() == 6
         current_runtime.set(nodes.session.runtime)
+
+
+async def test_a_node_that_joins_when_the_leader_is_gone_knows_that_there_is_none(
+    nodes: Cluster, eventually: Any
+) -> None:
+    first, second, third = nodes.nodes
+    await nodes.kill_node(first)
+
+    async def is_noticed() -> bool:
+        return [each.node.members.leader for each in (second, third)] == ["", ""]
+
+    await eventually(is_noticed)
+    async with AsyncExitStack() as stack:
+        late = await nodes.add_node()
+        assert [each.node.members.leader for each in (second, third, late)] == ["", "", ""]
+        for node, why in ((second, "the node that leads the cluster is gone: its node"), (late, "no node leads")):
+            runtime = await nodes.connect(node, stack)
+            current_runtime.set(runtime)
+            assert [each["leads"] for each in (await runtime.node.status())["nodes"]] == [False] * 3
+            with pytest.raises(ControlUnavailable, match=why):
+                await al.get_actor("hits")
+            with pytest.raises(ControlUnavailable, match=why):
+                await Counter.options(name="more").get_or_create()
+            with pytest.raises(ControlUnavailable, match=why):
+                await al.placement_group([{"CPU": 1}])
+            assert await Counter.remote(1).incr() == 2
+        current_runtime.set(nodes.session.runtime)

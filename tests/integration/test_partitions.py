@@ -60,6 +60,30 @@ async def test_both_sides_take_the_other_for_lost_until_they_are_healed(three: C
         assert await Member.options(**on(node)).remote().node() == node.id
 
 
+def leaders(made: Cluster) -> list[int]:
+    """Who leads, as each node has it: its place among them, or -1."""
+    ids = ["", *[node.id for node in made.nodes]]
+    return [ids.index(node.node.members.leader) - 1 for node in made.nodes]
+
+
+async def test_who_is_cut_off_from_the_leader_has_none_until_it_is_back(three: Cluster) -> None:
+    first, second, third = three.nodes
+    assert leaders(three) == [0, 0, 0]
+    await three.partition([first], [second, third])
+    assert leaders(three) == [0, -1, -1]
+    await three.heal()
+    assert leaders(three) == [0, 0, 0]
+    # Whoever asks the other: the leader goes on leading, and one that it lost knows it again.
+    await three.partition([first], [second], [third])
+    assert leaders(three) == [0, -1, -1]
+    three._network.heal()
+    await third.node.join(second.address)
+    assert leaders(three) == [0, -1, -1]
+    await first.node.join(second.address)
+    assert leaders(three) == [0, 0, 0]
+    assert knows(three) == [{1, 2}, {0, 2}, {0, 1}]
+
+
 async def test_calls_under_way_end_with_the_reason(three: Cluster, eventually: Any) -> None:
     first, second, third = three.nodes
     actor = Member.options(num_cpus=1, **on(second)).remote()
