@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Container
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -41,8 +41,8 @@ class Cluster(Protocol):
     def why_not_led(self) -> str: ...
 
     @property
-    def ended(self) -> Mapping[ProcessId, None]:
-        """Processes of other nodes that have ended."""
+    def ended(self) -> Container[tuple[ProcessId, ProcessId]]:
+        """Processes of other nodes that have ended, each with its node."""
         ...
 
     def peer(self, node: ProcessId) -> Peer | None: ...
@@ -122,7 +122,7 @@ class Control:
         owner, node = body.owner, peer.identity.process
         if not owner:
             owner, node = node, self._hub.identity.process
-        if owner in self._cluster.ended or not peer.is_open:
+        if (owner, node) in self._cluster.ended or not peer.is_open:
             raise ControlUnavailable(f"process {owner} has ended: it gets no name")
         holder = Holder(body.kind, body.namespace, body.name, body.target, body.entry, owner, node)
         return answer(self.directory.claim(holder), body.target)
@@ -139,9 +139,9 @@ class Control:
 
     # --- ends
 
-    def process_ended(self, process: ProcessId) -> None:
-        """A process of any node is gone."""
-        self.directory.process_ended(process)
+    def process_ended(self, process: ProcessId, node: ProcessId) -> None:
+        """A process of any node is gone, as that says."""
+        self.directory.process_ended(process, node)
 
     def node_lost(self, node: ProcessId) -> None:
         self.directory.node_lost(node)

@@ -120,7 +120,7 @@ class ControlPart(Protocol):
 
     def resume(self, groups: Container[str]) -> None: ...
 
-    def process_ended(self, process: ProcessId) -> None: ...
+    def process_ended(self, process: ProcessId, node: ProcessId) -> None: ...
 
     def node_lost(self, node: ProcessId) -> None: ...
 
@@ -282,10 +282,14 @@ class Node:
                     peer.tell(encode(capacity))
 
     def _ended_elsewhere(self, peer: Peer, message: ProcessEnded, parts: Sequence[memoryview]) -> None:
-        self.members.process_ended(message.process)
-        self.control.process_ended(message.process)
-        self.store.process_lost(message.process)
-        self.desk.owner_gone(message.process)
+        node, process = peer.identity.process, message.process
+        if process in self.members.views or not self.desk.guests.may_say(peer, process, message.job):
+            logger.warning("%r says that process %s has ended, which is not its own: nothing is done", peer, process)
+            return
+        self.members.process_ended(process, node)
+        self.control.process_ended(process, node)
+        self.store.process_lost(process)
+        self.desk.owner_gone(process)
         if message.job:
             self.desk.guests.job_ended(message.job)
             self.groups.job_ended(message.job)
@@ -302,7 +306,7 @@ class Node:
     def _worker_ended(self, record: WorkerRecord, text: str) -> None:
         self._jobs.pop(record.process, None)
         self.members.tell(ProcessEnded(record.process))
-        self.control.process_ended(record.process)
+        self.control.process_ended(record.process, self.options.process)
         self.desk.worker_ended(record)
         logger.info("%s", text)
 
@@ -315,7 +319,7 @@ class Node:
             self._node_lost(process)
             return
         self.store.process_lost(process)
-        self.control.process_ended(process)
+        self.control.process_ended(process, self.options.process)
         if peer.identity.role == "driver":
             job = self._jobs.pop(process, None)
             self.deaths.depart(process, f"the driver pid {peer.identity.pid} ended or closed its session")

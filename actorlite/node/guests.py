@@ -18,13 +18,17 @@ class Guests:
     """Owned by the lease desk. `own` is the node's: who registered here, and for which job."""
 
     def __init__(
-        self, here: ProcessId, own: Mapping[ProcessId, Job], workers: WorkerPool, ended: Container[ProcessId]
+        self,
+        here: ProcessId,
+        own: Mapping[ProcessId, Job],
+        workers: WorkerPool,
+        ended: Container[tuple[ProcessId, ProcessId]],
     ) -> None:
         self._here = here
         self._own = own
         self._workers = workers
         self._ended = ended
-        """Processes of other nodes that are gone."""
+        """Processes of other nodes that are gone, each with its node."""
         self._ended_jobs: dict[str, ProcessId | None] = {}
         """With the node that they were lost with, if so."""
         self._homes: dict[ProcessId, ProcessId] = {}
@@ -49,7 +53,7 @@ class Guests:
         if peer.identity.role != "node":
             raise ActorliteError("only a node may ask for another process")
         # Requests are seen to a pass later than messages: the end of whom it is for may have overtaken this one.
-        if body.owner in self._ended or info.name in self._ended_jobs:
+        if (body.owner, peer.identity.process) in self._ended or info.name in self._ended_jobs:
             raise WorkerStartError(f"process {body.owner} of job {info.name} has ended")
         self._homes[body.owner] = peer.identity.process
         if info.home == self._here:
@@ -61,6 +65,15 @@ class Guests:
         if job is None:
             job = self._jobs[info.name] = Job(info.name, info.namespace, info.sys_path, info.cwd, info.home)
         return job
+
+    def may_say(self, peer: Peer, process: ProcessId, job: str) -> bool:
+        """Whether who says that a process and its job have ended is its node, as far as is known here."""
+        if peer.identity.role != "node" or process in self._own:
+            return False
+        homes = {self._homes.get(process)}
+        if job:
+            homes |= {each.home for each in (*self._own.values(), *self._jobs.values()) if each.name == job}
+        return homes <= {None, peer.identity.process}
 
     def process_ended(self, process: ProcessId) -> None:
         self._homes.pop(process, None)

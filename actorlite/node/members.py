@@ -77,8 +77,8 @@ class Members:
         self.views: dict[ProcessId, NodeView] = {}
         self.lost: dict[ProcessId, str] = {}
         """Nodes that are gone, in words."""
-        self.ended: dict[ProcessId, None] = {}
-        """Processes of other nodes that have ended, the latest last."""
+        self.ended: dict[tuple[ProcessId, ProcessId], None] = {}
+        """Processes that have ended, and the other nodes that said so; the latest last."""
         self.led_by = hub.identity.process
         """The node that control was on when this one last knew: it may be gone, and may come back. Empty when this node
         has joined others that had none."""
@@ -200,8 +200,8 @@ class Members:
             self._said = load
             self.tell(load)
 
-    def process_ended(self, process: ProcessId) -> None:
-        self.ended[process] = None
+    def process_ended(self, process: ProcessId, node: ProcessId) -> None:
+        self.ended[process, node] = None
         while len(self.ended) > MAX_ENDED:
             del self.ended[next(iter(self.ended))]
 

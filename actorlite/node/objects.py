@@ -225,7 +225,7 @@ class NodeStore:
     def _is_there(self, owner: ProcessId, home: ProcessId) -> bool:
         """Whether somebody is there to free what is written for that process."""
         if home and home != self._hub.identity.process:
-            return self._members.peer(home) is not None and owner not in self._members.ended
+            return self._members.peer(home) is not None and (owner, home) not in self._members.ended
         return owner in self._hub.peers
 
     async def _open(self, peer: Peer, body: OpenObject) -> Placed:

@@ -65,9 +65,9 @@ class Directory:
         """In one namespace, or in all, in order."""
         return sorted(self._of_kind(kind, namespace), key=lambda each: each.key)
 
-    def process_ended(self, process: ProcessId) -> list[Holder]:
-        """Its names are free; returns what had them."""
-        gone = [self._holders[key] for key in self._of_process.get(process, ())]
+    def process_ended(self, process: ProcessId, node: ProcessId) -> list[Holder]:
+        """Its names are free, as its node says; returns what had them. What another node says changes nothing."""
+        gone = [each for key in self._of_process.get(process, ()) if (each := self._holders[key]).node == node]
         for each in gone:
             self._drop(each)
         return gone

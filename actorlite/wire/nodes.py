@@ -42,7 +42,7 @@ class NodeLoad(_NodeMessage, tag=70, frozen=True):
 
 
 class ProcessEnded(_NodeMessage, tag=71, frozen=True):
-    """A process of the sender's node is gone: it holds and owns nothing any more."""
+    """A process of the sender's node is gone: it holds and owns nothing any more. Of any other it is not believed."""
 
     process: ProcessId
     job: str = ""

@@ -22,6 +22,9 @@ from actorlite.errors import (
     NotExecuted,
 )
 from actorlite.testing.cluster import Cluster, cluster
+from actorlite.wire.messages import encode
+from actorlite.wire.nodes import ProcessEnded
+from actorlite.wire.requests import NodeStatus
 
 from ..drivers import another_driver
 
@@ -511,3 +514,35 @@ async def test_a_node_that_joins_when_the_leader_is_gone_knows_that_there_is_non
                 await al.placement_group([{"CPU": 1}])
             assert await Counter.remote(1).incr() == 2
         current_runtime.set(nodes.session.runtime)
+
+
+async def test_a_process_ends_by_the_word_of_its_own_node_only(nodes: Cluster, eventually: Any) -> None:
+    first, second, third = nodes.nodes
+    async with AsyncExitStack() as stack:
+        runtime = await nodes.connect(second, stack)
+        liar = await nodes.connect(first, stack)
+        current_runtime.set(runtime)
+        counter = Counter.options(name="hits", namespace="ours", num_cpus=1).remote(1)
+        on_first = Counter.options(scheduling_strategy=al.NodeAffinityStrategy(first.id)).remote(1)
+        assert await counter.incr() == 2 and await on_first.incr() == 2
+        ended = encode(ProcessEnded(runtime.hub.identity.process, runtime.job))
+        third.node.hub.peers[first.id].tell(ended)
+        third.node.hub.peers[second.id].tell(ended)
+        liar.node_peer.tell(ended)
+        first.node.hub.peers[second.id].tell(encode(ProcessEnded(third.id)))
+        # Who answers has done what it was told before.
+        for asking, asked in ((third, first), (third, second), (first, second)):
+            hub = asking.node.hub
+            await hub.peers[asked.id].request(next(hub.numbers), NodeStatus())
+        await liar.node.status()
+        assert [each["name"] for each in await al.list_named_actors(all_namespaces=True)] == ["hits"]
+        assert await (await al.get_actor("hits", Counter, namespace="ours")).incr() == 3
+        assert await on_first.incr() == 3
+        assert await Counter.options(name="more", namespace="ours").remote(1).incr() == 2
+        assert [len(node.views) for node in nodes.nodes] == [2, 2, 2]
+        current_runtime.set(nodes.session.runtime)
+
+    async def is_free() -> bool:
+        return await al.list_named_actors(all_namespaces=True) == []
+
+    await eventually(is_free)

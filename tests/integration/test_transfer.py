@@ -320,7 +320,8 @@ async def test_a_copy_whose_owner_was_known_to_have_ended_is_not_kept(pair: Clus
     (ref,) = await keeper.put(9)
     store = pair.nodes[1].node.store._store
     [owner] = {found.owner for key, found in store.table.objects.items() if key not in store.slabs.leased}
-    pair.nodes[0].node.members.process_ended(owner)  # that came before the answer to the question for the object
+    # That came before the answer to the question for the object.
+    pair.nodes[0].node.members.process_ended(owner, pair.nodes[1].id)
     assert numpy.array_equal(await ref, pattern(9))
     pair.session.runtime.stored.let_go()
 

@@ -39,10 +39,10 @@ class DirectoryAgainstADict(RuleBasedStateMachine):
         if released:
             del self.model[key]
 
-    @rule(process=st.sampled_from(sorted(PROCESSES)))
-    def process_ended(self, process: ProcessId) -> None:
-        gone = {each.key for each in self.model.values() if each.owner == process}
-        assert {each.key for each in self.directory.process_ended(process)} == gone
+    @rule(process=st.sampled_from(sorted(PROCESSES)), node=NODES)
+    def process_ended(self, process: ProcessId, node: ProcessId) -> None:
+        gone = {each.key for each in self.model.values() if each.owner == process and each.node == node}
+        assert {each.key for each in self.directory.process_ended(process, node)} == gone
         for key in gone:
             del self.model[key]
 
