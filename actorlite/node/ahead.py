@@ -62,7 +62,7 @@ class Ahead:
 
     def _unclaimed(self, task: asyncio.Task[WorkerRecord | None]) -> None:
         if not task.cancelled() and task.exception() is None and (record := task.result()) is not None:
-            self._pool.release(record, reuse=True)
+            self._pool.release(record)
 
     def __repr__(self) -> str:
         return f"<Ahead starting={len(self._starting)}>"

@@ -19,6 +19,7 @@ from actorlite.node.members import Members
 from actorlite.node.moving import unless_elsewhere
 from actorlite.node.records import Job, Setting, WorkerRecord
 from actorlite.node.redirects import NodeLost, Redirects
+from actorlite.node.retiring import Retiring
 from actorlite.node.returns import Returns
 from actorlite.node.workers import WorkerPool
 from actorlite.resources import CPU, UNITS_PER_ONE, ResourceSet
@@ -31,9 +32,6 @@ from actorlite.state.scheduling import Affinity, Wish
 from actorlite.state.unplaced import infeasible
 from actorlite.wire.groups import Place
 from actorlite.wire.requests import Blocked, Lease, LeaseWorker, ReturnLease, WithdrawLeases, Yes
-
-DEVICE_FREE_S = 2.0
-"""How long a worker that had GPUs may take to end before they are given to others all the same."""
 
 
 class Means(NamedTuple):
@@ -77,8 +75,7 @@ class LeaseDesk:
         self._tickets: dict[tuple[Peer, int], int] = {}
         self._shared: dict[ProcessId, asyncio.Task[WorkerRecord]] = {}
         self._workers_of: dict[int, WorkerRecord] = {}
-        self._ending: set[int] = set()
-        """Leases that were returned, and whose workers have to end before others get what they hold."""
+        self._retiring = Retiring(workers, hub.numbers, self._release)
         self.hopes = Hopes()
         self.returns = Returns(table, hub, jobs, members, self.guests, self._redirects)
         self.tables = Tables(table, lambda: next(self._numbers))
@@ -220,34 +217,23 @@ class LeaseDesk:
         return Yes(True)
 
     def _give_back(self, number: int, *, reuse: bool, retire: bool = False) -> None:
-        if number in self._ending:
+        if number in self._retiring.leases:
             return  # said twice
         record = self._workers_of.get(number)
         if record is not None and record.lease == number and record.use == "ending":
             return  # its end frees what it has
+        if record is not None and record.lease == number and not (reuse or retire):
+            self._workers.kill(record, "its lease was returned as not reusable")
+            return  # its end frees what it has
         self._workers_of.pop(number, None)
         if record is None or record.lease != number:
             self._release(number)
-            return
-        if record.setting.gpus:
+        elif retire or record.setting.gpus:
             # Libraries keep a device's memory until their process ends (Ray does not use such workers again either).
-            self._ending.add(number)
-            self._workers.release(record, reuse=False, retire=reuse or retire)
-            self._workers.spawn(self._release_after(number, record))
-            return
-        self._release(number)
-        self._workers.release(record, reuse=reuse, retire=retire)
-
-    async def _release_after(self, number: int, record: WorkerRecord) -> None:
-        """Free a device when its process is gone; one that others need longer has to do without."""
-        try:
-            async with asyncio.timeout(DEVICE_FREE_S):
-                await record.ended.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._ending.discard(number)
+            self._retiring.begin(number, record)
+        else:
             self._release(number)
+            self._workers.release(record)
 
     def withdraw(self, peer: Peer, message: WithdrawLeases, parts: Sequence[memoryview]) -> None:
         for ticket in message.tickets:
@@ -310,7 +296,7 @@ class LeaseDesk:
         for number in self.tables.held_by(process):
             record = self._workers_of.get(number)
             if record is None:
-                if number not in self._ending:
+                if number not in self._retiring.leases:
                     self._release(number)  # its worker only starts
             elif record.lease == number and record.use != "ending":
                 self._workers.spawn(self._workers.end_orphan(record, "the process that leased it is gone"))

@@ -115,7 +115,7 @@ class Idle:
                     pool.kill(record, "another one is needed more")
                 else:
                     refused.add(record.process)
-                    pool.release(record, reuse=True)
+                    pool.release(record)
         finally:
             self._making_room = None
 

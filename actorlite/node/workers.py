@@ -14,7 +14,7 @@ from actorlite.errors import ActorliteError, WorkerStartError
 from actorlite.host import Entropy, ExitReport, ProcessHandle, Spawner, WorkerSpec
 from actorlite.ids import PROCESS_ID_BYTES, ProcessId, process_id
 from actorlite.node.ahead import Ahead
-from actorlite.node.idle import IDLE_S, Idle, Limits, may_end
+from actorlite.node.idle import Idle, Limits
 from actorlite.node.places import Places
 from actorlite.node.records import PLAIN, Job, Setting, WorkerRecord
 from actorlite.rpc.peer import Peer
@@ -70,9 +70,7 @@ class WorkerPool:
         self._loop = asyncio.get_running_loop()
         self.idle = Idle(self, limits)
         self.ahead = Ahead(self)
-        self.places: Places[WorkerRecord] = Places(
-            limits.most, self.records, self.idle.place_wanted, lambda record: self.release(record, reuse=True)
-        )
+        self.places: Places[WorkerRecord] = Places(limits.most, self.records, self.idle.place_wanted, self.release)
         self._starting = asyncio.Semaphore(MAX_STARTING)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -89,17 +87,13 @@ class WorkerPool:
             return found
         return await self.start(job, setting)
 
-    def release(self, record: WorkerRecord, *, reuse: bool, retire: bool = False) -> None:
-        """A lease is over: keep the worker warm, or end it when its state is not clean."""
+    def release(self, record: WorkerRecord) -> None:
+        """A lease is over: keep the worker warm."""
         record.lease = 0
         if record.ended.is_set():
             return
-        if retire and not self._closed:
-            record.use = "retiring"
-            self.spawn(self._retire(record))
-            return
-        if not reuse or self._closed:
-            self.kill(record, "its lease was returned as not reusable")
+        if self._closed:
+            self.kill(record, "its node ends")
             return
         if self.places.offer((record.job, record.setting), record):
             record.use = "leased"
@@ -223,7 +217,7 @@ class WorkerPool:
             except asyncio.CancelledError:
                 # Whoever wanted it is gone, but somebody else will: it becomes idle.
                 if record.registered.done() and not record.registered.cancelled() and record.peer is not None:
-                    self.release(record, reuse=True)
+                    self.release(record)
                 else:
                     self.kill(record, "nobody wanted it any more while it started")
                 raise
@@ -251,17 +245,6 @@ class WorkerPool:
         record.ended.set()
         self.places.freed()
         self._on_exit(record, text)
-
-    async def _retire(self, record: WorkerRecord) -> None:
-        """End a worker that gets no more work, once it owns nothing that others hold."""
-        try:
-            while not record.ended.is_set():
-                if await may_end(record, next(self.numbers)):
-                    break
-                await asyncio.sleep(IDLE_S)
-        except ActorliteError:
-            return  # it ended while it was asked
-        self.kill(record, "its actor has ended")
 
     def __repr__(self) -> str:
         return f"<WorkerPool workers={len(self.records)} idle={len(self.idle)}>"

@@ -118,3 +118,67 @@ async def test_the_lease_of_an_actor_that_was_killed_on_another_node_is_returned
             return not redirects._leases and not made.nodes[1].node.table.held
 
         await eventually(all_returned)
+
+
+class Owner(al.Actor, num_cpus=1):
+    async def hello(self) -> None: ...
+
+    async def make(self) -> list[al.ObjectRef[int]]:
+        return [await al.put(1)]
+
+
+@al.remote
+async def forced() -> None:
+    await asyncio.sleep(3600)
+
+
+async def begin_forced() -> Any:
+    return forced.remote()
+
+
+async def begin_actor() -> Any:
+    actor = Owner.remote()
+    await actor.hello()
+    return actor
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [(begin_forced, lambda ref: al.cancel(ref, force=True)), (begin_actor, al.terminate)],
+    ids=["killed", "retired"],
+)
+async def test_what_a_worker_had_that_is_to_end_is_free_when_it_has_ended(
+    begin: Any, end: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(nodes=1, num_cpus=1) as made:
+        node = made.nodes[0].node
+        monkeypatch.setattr("actorlite.node.retiring.FREE_S", 600)
+
+        async def works() -> bool:
+            return any(record.lease for record in node.workers.records.values())
+
+        what = await begin()
+        await eventually(works)
+        (record,) = [each for each in node.workers.records.values() if each.lease]
+        assert record.handle is not None
+        kill, asked = record.handle.kill, asyncio.Event()
+        monkeypatch.setattr(record.handle, "kill", asked.set)
+        ending = asyncio.ensure_future(end(what))
+        await asyncio.wait_for(asked.wait(), 10)
+        free = node.table.free_now().units_of("CPU")
+        kill()
+        assert not free, "its process may still run"
+        assert await asyncio.wait_for(begin_actor(), 10)
+        assert record.ended.is_set()
+        await ending
+        del what
+
+
+async def test_a_worker_that_lives_on_for_what_it_owns_holds_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(nodes=1, num_cpus=1):
+        monkeypatch.setattr("actorlite.node.retiring.FREE_S", 600)
+        owner = await begin_actor()
+        refs = await owner.make()
+        await al.terminate(owner)
+        await asyncio.wait_for(begin_actor(), 10)
+        assert await refs[0] == 1

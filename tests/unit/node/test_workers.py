@@ -63,7 +63,7 @@ async def test_reaping_goes_on_when_a_worker_ends_while_it_is_asked(monkeypatch:
     monkeypatch.setattr("actorlite.node.idle.IDLE_S", 0.0)
     pool, lost, next_one = pool_of(0), Asked(lost=True), Asked()
     for index, peer in enumerate([lost, next_one]):
-        pool.release(worker(index, peer), reuse=True)
+        pool.release(worker(index, peer))
     async with asyncio.timeout(10):
         await next_one.killed.wait()
     assert lost.numbers and not lost.killed.is_set()
@@ -74,7 +74,7 @@ async def test_the_largest_idle_workers_end_when_they_have_too_much_memory(monke
     monkeypatch.setattr("actorlite.node.idle.resident_bytes", {1: 10, 2: 40, 3: 30, 4: 20}.__getitem__)
     pool, peers = pool_of(9, most_bytes=35), [Asked(pid=pid) for pid in range(1, 5)]
     for index, peer in enumerate(peers):
-        pool.release(worker(index, peer), reuse=True)
+        pool.release(worker(index, peer))
     async with asyncio.timeout(10):
         await peers[1].killed.wait()
         await peers[2].killed.wait()
