@@ -120,9 +120,7 @@ def status(address: str | None) -> None:
     if found["labels"]:
         click.echo(f"labels   {', '.join(f'{name}={value}' for name, value in found['labels'].items())}")
     click.echo(f"waiting  {found['waiting']} lease requests")
-    for each in found["demand"]:
-        what = ", ".join(f"{name}: {quantity:g}" for name, quantity in each["resources"].items())
-        click.echo(f"         {each['count']} x {what or 'nothing'}{'' if each['feasible'] else ', which no node has'}")
+    _show_demand(found)
     click.echo(f"jobs     {', '.join(found['jobs']) or 'none'}")
     for each in found["detached"]:
         click.echo(f"detached {each['name']} in namespace {each['namespace']}, {each['state']}")
@@ -139,6 +137,26 @@ def status(address: str | None) -> None:
     for worker in found["workers"]:
         table.add_row(worker["process"], str(worker["pid"]), worker["use"])
     _print(table)
+
+
+def _show_demand(found: dict[str, Any]) -> None:
+    """What waits on any node, and which have not told."""
+    lines = [
+        f"{each['count']} x {_quantities(each['resources'])}{'' if each['feasible'] else ', which no node has'}"
+        for each in found["demand"]
+    ]
+    for each in found["pending_groups"]:
+        bundles = [_quantities(bundle["resources"]) for bundle in each["bundles"] if bundle["node"] is None]
+        lines.append(f"group {each['name'] or each['id']}, {each['strategy']}: {'; '.join(bundles)}")
+    lines += [f"what waits on node {node} is not known: it has not answered" for node in found["silent"]]
+    if not any(each["leads"] for each in found["nodes"]):
+        lines.append("which placement groups wait is not known: no node leads")
+    for index, line in enumerate(lines):
+        click.echo(f"{'' if index else 'demand':8} {line}")
+
+
+def _quantities(resources: dict[str, float]) -> str:
+    return ", ".join(f"{name}: {quantity:g}" for name, quantity in resources.items()) or "nothing"
 
 
 def _show_nodes(nodes: list[dict[str, Any]]) -> None:

@@ -71,8 +71,8 @@ class Session:
             current_runtime.set(before)
 
     async def status(self) -> dict[str, Any]:
-        """What the node says of itself: pid, address, resources in all and free, workers, jobs, what waits, and what
-        it knows of other nodes."""
+        """What the node says of itself: pid, address, resources in all and free, workers, jobs, and what
+        it knows of other nodes; and what waits on any node, which those are asked that answer within a second."""
         runtime = self.runtime
         return await runtime.on_own_loop(runtime.node.status())
 

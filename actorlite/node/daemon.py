@@ -20,6 +20,7 @@ from actorlite.ids import ActorId, ProcessId
 from actorlite.labels import own_labels
 from actorlite.loading import load
 from actorlite.node.deaths import Deaths
+from actorlite.node.demands import Demands
 from actorlite.node.desk import LeaseDesk, Means
 from actorlite.node.draining import Draining
 from actorlite.node.groups import GroupDesk, detached_among
@@ -186,6 +187,7 @@ class Node:
         )
         kept = KeptGroups(self.control.persistence)
         self.groups = GroupDesk(self.hub, self._handlers, self.members, self.desk, self._jobs, self._view, kept)
+        self.demands = Demands(self.hub, self._handlers, self.members, self.desk, self.groups.coordinator)
         self._handlers.on_messages(
             {
                 WithdrawLeases: self.desk.withdraw,
@@ -356,6 +358,7 @@ class Node:
 
     async def _status(self, peer: Peer, body: NodeStatus) -> Status:
         table = self.table
+        demand, silent = await self.demands.everywhere() if body.cluster else (self.demands.here(), ())
         return Status(
             self.options.pid,
             self.hub.identity.address,
@@ -367,16 +370,18 @@ class Node:
             self.control.listed,
             (*self.groups.kept.not_restored, *self.control.not_restored),
             tuple((view.node, load_of(view)) for view in (self._view(), *self.members.views.values())),
-            tuple(table.room.demand()),
+            demand.shapes,
             tuple(table.holders()),
             self.options.max_workers or 0,
-            tuple(self.desk.hopes.demand()),
+            demand.infeasible,
             (
                 (self.options.pid, self.hub.identity.address),
                 *[_place_of(self.hub, each) for each in self.members.views],
             ),
             self.members.leader,
             detached_among(self.groups.coordinator.described(DescribeGroups())),
+            demand.groups,
+            silent,
         )
 
     async def _stop_node(self, peer: Peer, body: StopNode) -> Yes:

@@ -11,7 +11,7 @@ from actorlite.ids import ProcessId, object_id
 from actorlite.resources import CPU, NOTHING, ONE_CPU, Pairs, ResourceSet, from_units
 from actorlite.rpc.peer import Peer
 from actorlite.state.unplaced import still_waiting
-from actorlite.wire.groups import Place
+from actorlite.wire.groups import GroupInfo, Place
 from actorlite.wire.messages import Request, encode
 from actorlite.wire.nodes import NodeLoad
 from actorlite.wire.requests import (
@@ -71,6 +71,24 @@ def _room(load: NodeLoad) -> tuple[ResourceSet, ResourceSet]:
 
 def _called(node: ProcessId, load: NodeLoad, here: ProcessId) -> str:
     return f"{node}{' (this one)' if node == here else ''}{' (being drained)' if load.draining else ''}"
+
+
+def _pending(info: GroupInfo) -> dict[str, Any]:
+    """A placement group that waits, as plain data; bundles that have room have a node."""
+    shape = info.shape
+    selectors = shape.selectors or ((),) * len(shape.bundles)
+    return {
+        "id": shape.group,
+        "namespace": shape.namespace,
+        "name": shape.name,
+        "strategy": shape.strategy,
+        "state": info.state,
+        "reason": info.reason,
+        "bundles": [
+            {"resources": ResourceSet(bundle).to_floats(), "label_selector": dict(selector), "node": node or None}
+            for bundle, selector, node in zip(shape.bundles, selectors, info.nodes, strict=True)
+        ],
+    }
 
 
 class NodeClient:
@@ -158,8 +176,8 @@ class NodeClient:
         await self.peer.request(next(self._hub.numbers), KillWorker(process))
 
     async def status(self) -> dict[str, Any]:
-        """What the node says of itself, as plain data."""
-        status = await self._status()
+        """What the node says of itself, and of what waits anywhere, as plain data."""
+        status = await self._status(cluster=True)
         nodes = [
             {
                 "node": node,
@@ -206,11 +224,13 @@ class NodeClient:
             "labels": nodes[0]["labels"] if nodes else {},
             "max_workers": status.max_workers or None,
             "demand": demand,
+            "pending_groups": [_pending(each) for each in status.pending],
+            "silent": list(status.silent),
             "nodes": nodes,
         }
 
-    async def _status(self) -> Status:
-        status = await self.peer.request(next(self._hub.numbers), NodeStatus())
+    async def _status(self, *, cluster: bool = False) -> Status:
+        status = await self.peer.request(next(self._hub.numbers), NodeStatus(cluster))
         if not isinstance(status, Status):
             raise ActorliteError("the node did not answer")
         return status

@@ -98,6 +98,7 @@ from actorlite.wire.requests import (
     Blocked,
     CancelWork,
     Death,
+    Demand,
     KillActor,
     KillWorker,
     Lease,
@@ -113,6 +114,7 @@ from actorlite.wire.requests import (
     Status,
     StopActor,
     StopNode,
+    TellDemand,
     WhyDied,
     WithdrawLeases,
     Yes,
@@ -221,6 +223,7 @@ RequestBody = (
     | JoinNode
     | HasObject
     | DrainNode
+    | TellDemand
     | HandOverObjects
     | LeaseRoom
     | ClaimName
@@ -241,6 +244,7 @@ ResponseBody = (
     | Lease
     | Death
     | Status
+    | Demand
     | Yes
     | ActorPlace
     | StoreInfo

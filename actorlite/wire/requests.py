@@ -95,7 +95,12 @@ class WhyDied(_RequestMessage, tag=108, frozen=True):
 
 
 class NodeStatus(_RequestMessage, tag=109, frozen=True):
-    pass
+    cluster: bool = False
+    """Whether the receiver asks other nodes what waits there."""
+
+
+class TellDemand(_RequestMessage, tag=144, frozen=True):
+    """Node to node: what waits at the receiver. Answered by `Demand`."""
 
 
 class StopNode(_RequestMessage, tag=110, frozen=True):
@@ -189,7 +194,7 @@ class Status(_RequestMessage, tag=123, frozen=True):
     nodes: tuple[tuple[ProcessId, NodeLoad], ...] = ()
     """All that this one knows, itself first."""
     demand: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
-    """What waits here, by what it needs, and how many."""
+    """What waits here, or anywhere if that was asked for, by what it needs, and how many."""
     holders: tuple[tuple[str, tuple[tuple[str, int], ...], int], ...] = ()
     """For whom something is held here, of each how much, and how many."""
     max_workers: int = 0
@@ -202,6 +207,20 @@ class Status(_RequestMessage, tag=123, frozen=True):
     """The node that control is on; empty when there is none."""
     groups: tuple[GroupInfo, ...] = ()
     """Detached placement groups. Of the node that leads the cluster."""
+    pending: tuple[GroupInfo, ...] = ()
+    """Placement groups that wait for room, which the node that leads knows."""
+    silent: tuple[ProcessId, ...] = ()
+    """Nodes that were asked what waits there, and have not answered."""
+
+
+class Demand(_RequestMessage, tag=147, frozen=True):
+    """What waits at a node, by what it needs, and how many."""
+
+    shapes: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
+    infeasible: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
+    """What waits for other nodes to come."""
+    groups: tuple[GroupInfo, ...] = ()
+    """Placement groups that wait for room, of a node that leads."""
 
 
 class Yes(_RequestMessage, tag=124, frozen=True):

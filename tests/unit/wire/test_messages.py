@@ -126,6 +126,7 @@ from actorlite.wire.requests import (
     Blocked,
     CancelWork,
     Death,
+    Demand,
     KillActor,
     KillWorker,
     Lease,
@@ -141,6 +142,7 @@ from actorlite.wire.requests import (
     Status,
     StopActor,
     StopNode,
+    TellDemand,
     WhyDied,
     WithdrawLeases,
     Yes,
@@ -415,7 +417,11 @@ GOLDEN = {
     ),
     "node status": (
         Request(7, NodeStatus()),
-        "932807916d",
+        "932807926dc2",
+    ),
+    "tell demand": (
+        Request(7, TellDemand()),
+        "93280791cc90",
     ),
     "stop node": (
         Request(7, StopNode()),
@@ -459,8 +465,12 @@ GOLDEN = {
     ),
     "status": (
         Response(7, Status(17, "uds:///n", 20_000, 10_000, (("0011223344556677", 18, "task f"),), ("job",), 2)),
-        "952907dc00127b11a87564733a2f2f2f6ecd4e20cd27109193b03030313132323333343435353636373712a67461736b2066"
-        "91a36a6f62029090909090009090a090a0a0",
+        "952907dc00147b11a87564733a2f2f2f6ecd4e20cd27109193b03030313132323333343435353636373712a67461736b2066"
+        "91a36a6f62029090909090009090a0909090a0a0",
+    ),
+    "demand": (
+        Response(7, Demand((((("CPU", 10_000),), 3),), (((("GPU", 90_000),), 1),))),
+        "95290794cc9391929192a3435055cd27100391929192a3475055ce00015f900190a0a0",
     ),
     "yes": (
         Response(7, Yes(True)),
