@@ -272,7 +272,8 @@ class Node:
         free = table.free_now().less(kept)
         if table.turns.pledged:
             kept = table.turns.for_groups().less(free)
-        return NodeView(options.process, options.total, free, self._labels, kept, lasting, self.desk.leaving)
+        leaving, waited, devices = self.desk.leaving, table.turns.waited(), tuple(table.devices.free)
+        return NodeView(options.process, options.total, free, self._labels, kept, lasting, leaving, waited, devices)
 
     def _nodes_changed(self) -> None:
         self.desk.hopes.nodes_changed()

@@ -343,7 +343,7 @@ def _better(
     if waits is not None and not waits():
         return False
     here, fits_now = members.here(), fits()
-    members.index.put(here if fits_now else here.without_room(wish.needs))
+    members.index.put(here.as_known(wish.needs, fits_now))
     if comes_home and fits_now and node != here.node and wish.affinity is None and not here.draining:
         return here.takes(wish.needs, now=False) and any(each.matches(here.labels) for each in wish.selectors)
     return members.index.has_room(wish, node)

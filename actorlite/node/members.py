@@ -30,15 +30,23 @@ def load_of(view: NodeView) -> NodeLoad:
     more = tuple([(name, units, free.units_of(name)) for name, units in total.items() if name != CPU])
     labels = tuple(view.labels.items())
     return NodeLoad(
-        total.units_of(CPU), free.units_of(CPU), more, labels, view.kept.pairs, view.lasting.pairs, view.draining
+        total.units_of(CPU),
+        free.units_of(CPU),
+        more,
+        labels,
+        view.kept.pairs,
+        view.lasting.pairs,
+        view.draining,
+        view.waited.pairs,
+        view.devices,
     )
 
 
 def view_of(node: ProcessId, load: NodeLoad) -> NodeView:
     total = ResourceSet({CPU: load.total, **{name: units for name, units, _ in load.more}})
     free = ResourceSet({CPU: load.free, **{name: units for name, _, units in load.more}})
-    kept, lasting = ResourceSet(load.kept), ResourceSet(load.lasting)
-    return NodeView(node, total, free, dict(load.labels), kept, lasting, load.draining)
+    kept, lasting, waited = ResourceSet(load.kept), ResourceSet(load.lasting), ResourceSet(load.waited)
+    return NodeView(node, total, free, dict(load.labels), kept, lasting, load.draining, waited, load.devices)
 
 
 def capacity_of(nodes: Sequence[NodeView]) -> Capacity:
@@ -142,7 +150,7 @@ class Members:
     def choose(self, wish: Wish, near: ProcessId, fits: bool) -> ProcessId | None:
         """The node for a request; None when none will do. `fits`: whether this one would grant it at once."""
         index, here = self.index, self.here()
-        index.put(here if fits else here.without_room(wish.needs))
+        index.put(here.as_known(wish.needs, fits))
         found = index.choose(wish, near)
         if found is not None and found != here.node:
             index.assume(found, wish.needs)

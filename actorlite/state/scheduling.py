@@ -18,6 +18,7 @@ from msgspec import Struct, structs
 from actorlite.ids import ProcessId
 from actorlite.labels import ANY_LABELS, LabelSelector
 from actorlite.resources import CPU, NOTHING, ResourceSet
+from actorlite.state import devices
 
 CROWDED = 0.5
 """From this use on a node is avoided (Ray: `scheduler_spread_threshold`): below it work is packed, above it spread."""
@@ -45,6 +46,10 @@ class NodeView(Struct, frozen=True, gc=False):
     """Held by what may not end by itself: actors, and tasks that wait for others."""
     draining: bool = False
     """It takes nothing new, and leaves when what runs there has ended."""
+    waited: ResourceSet = ResourceSet()
+    """Free, too, but for requests that have waited there for long."""
+    devices: tuple[int, ...] = ()
+    """What is free of each GPU, in units, if that is known."""
 
     @property
     def use(self) -> float:
@@ -58,10 +63,22 @@ class NodeView(Struct, frozen=True, gc=False):
 
     def takes(self, needs: ResourceSet, *, now: bool) -> bool:
         """Whether something new may be placed there: `now`, or some day."""
-        return not self.draining and (self.free if now else self.total).fits(needs)
+        return not self.draining and (self.has_room(needs) if now else self.total.fits(needs))
 
-    def without_room(self, needs: ResourceSet) -> NodeView:
-        """For such a request, which would have to wait there."""
+    def has_room(self, needs: ResourceSet) -> bool:
+        free = self.free.less(self.waited) if self.waited else self.free
+        return free.fits(needs) and (not self.devices or devices.fits(self.devices, needs.units_of(GPU)))
+
+    def less(self, needs: ResourceSet) -> NodeView:
+        """As it will be when such a request has come for which there is room."""
+        free, units = self.free.acquire(needs), needs.units_of(GPU)
+        left = devices.without(self.devices, units) if units else self.devices
+        return structs.replace(self, free=free, devices=left)
+
+    def as_known(self, needs: ResourceSet, fits: bool) -> NodeView:
+        """For such a request, of which the node itself says whether it would be granted now or has to wait."""
+        if fits:
+            return structs.replace(self, waited=NOTHING) if self.waited else self
         return structs.replace(self, free=NOTHING) if self.free.fits(needs) else self
 
 
@@ -120,8 +137,8 @@ class NodeIndex:
     def assume(self, node: ProcessId, needs: ResourceSet) -> None:
         """A request was sent there: until the node says otherwise it has that much less."""
         view = self.views.get(node)
-        if view is not None and needs and view.free.fits(needs):
-            self.put(structs.replace(view, free=view.free.acquire(needs)))
+        if view is not None and needs and view.has_room(needs):
+            self.put(view.less(needs))
 
     # --- decisions
 

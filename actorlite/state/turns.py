@@ -108,6 +108,17 @@ class Turns:
                 kept.update(dict(self.keeps[key].size.items()))
         return ResourceSet({name: max(0, min(units, self.room(name, True))) for name, units in kept.items()})
 
+    def waited(self) -> ResourceSet:
+        """What is free and kept for requests that have waited for long."""
+        if not self.pressing or all(isinstance(key, str) for key in self.pressing):
+            return NOTHING
+        kept = list(self.reservations().values())
+        if not kept:
+            return NOTHING
+        groups = self.kept()
+        left = {name: min(units, self.room(name, True)) - groups.units_of(name) for name, units in kept[-1].items()}
+        return ResourceSet({name: max(0, units) for name, units in left.items()})
+
     # --- what is lent
 
     def room(self, name: str, lasts: bool) -> int:

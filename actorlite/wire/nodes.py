@@ -39,6 +39,10 @@ class NodeLoad(_NodeMessage, tag=70, frozen=True):
     """Held by what may not end by itself."""
     draining: bool = False
     """Whether it takes nothing new, and leaves soon."""
+    waited: tuple[tuple[str, int], ...] = ()
+    """Free, too, but for requests that have waited for long."""
+    devices: tuple[int, ...] = ()
+    """What is free of each GPU."""
 
 
 class ProcessEnded(_NodeMessage, tag=71, frozen=True):

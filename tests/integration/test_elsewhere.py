@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import actorlite as al
+from actorlite.state.queues import LeaseRequest
 from actorlite.state.turns import PATIENCE
 from actorlite.testing import NodeResources, cluster
 
@@ -123,3 +124,65 @@ async def test_room_that_is_kept_for_a_larger_request_does_not_keep_others_from_
         gate.open(3)
         assert await al.get(large, timeout=10) == here.id
         await al.get(held)
+
+
+async def test_nodes_know_of_each_other_what_is_free_of_each_device_and_what_is_kept(
+    gate: Any, eventually: Any
+) -> None:
+    @al.remote
+    def holds() -> None:
+        gate.hold()
+
+    async with cluster(nodes=[NodeResources(num_cpus=4), NodeResources(num_cpus=8, num_gpus=3)]) as made:
+        here, there = made.nodes
+        index, table = here.node.members.index, there.node.table
+        some = await parts_of_all_devices(there)
+        held = [holds.options(scheduling_strategy=at(there)).remote() for _ in range(3)]
+        await gate.arrived(3)
+        large = where.options(num_cpus=6, scheduling_strategy=at(there)).remote()
+
+        async def waits() -> bool:
+            return len(table.waiting) == 1
+
+        await eventually(waits)
+        for hundredths in range(1, PATIENCE + 5):
+            if not table.turns.pressing:
+                await where.options(scheduling_strategy=at(there), num_cpus=hundredths / 100)()
+
+        async def known() -> bool:
+            view = index.views[there.id]
+            return view.devices == (4_000, 4_000, 4_000) and view.waited.to_floats() == {"CPU": 5.0}
+
+        await eventually(known)
+        gate.open(3)
+        assert await al.get(large, timeout=10) == there.id
+        await al.get(held)
+        del some
+
+
+async def test_a_request_for_a_whole_device_is_not_sent_where_only_parts_are_free(
+    eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [NodeResources(num_cpus=1), NodeResources(num_cpus=8, num_gpus=3), NodeResources(num_cpus=4, num_gpus=1)]
+    async with cluster(nodes=sizes) as made:
+        here, parts, whole = made.nodes
+        views = here.node.members.index.views
+        some = await parts_of_all_devices(parts)
+        busy = Member.options(num_cpus=3, scheduling_strategy=at(whole)).remote()
+        assert await busy.node() == whole.id  # more in use than the other one, which is preferred then
+
+        async def known() -> bool:
+            return all(views[each.id].free == each.node.table.free_now() for each in (parts, whole))
+
+        await eventually(known)
+        asked: list[LeaseRequest] = []
+        request = parts.node.table.request
+
+        def noted(one: LeaseRequest) -> list[LeaseRequest]:
+            asked.append(one)
+            return request(one)
+
+        monkeypatch.setattr(parts.node.table, "request", noted)
+        assert await al.get(where.options(num_gpus=1).remote(), timeout=10) == whole.id
+        assert not asked
+        del some

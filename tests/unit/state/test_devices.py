@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actorlite.resources import UNITS_PER_ONE
-from actorlite.state.devices import Devices, Share
+from actorlite.state.devices import Devices, Share, fits, without
 
 ONE = UNITS_PER_ONE
 
@@ -47,3 +47,15 @@ def test_a_device_is_never_given_twice(count: int, steps: list[tuple[int, bool]]
     for share in taken:
         devices.give(share)
     assert devices.free == [ONE] * count
+
+
+@pytest.mark.parametrize("units", [0, 3_000, 5_000, 10_000, 20_000, 30_000])
+def test_what_is_left_is_told_as_it_is_when_it_is_taken(units: int) -> None:
+    devices = Devices(4)
+    devices.take(6_000)
+    devices.take(10_000)
+    assert fits(tuple(devices.free), units) == devices.fits(units)
+    left = without(tuple(devices.free), units)
+    if devices.fits(units):
+        devices.take(units)
+    assert left == tuple(devices.free)

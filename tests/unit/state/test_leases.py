@@ -49,6 +49,22 @@ def test_a_large_request_is_overtaken_so_often_only():
     assert numbers(table.release(2)) == [100]
 
 
+def test_what_is_kept_for_requests_is_told_as_far_as_it_is_free_and_without_what_is_kept_for_groups():
+    table = table_of(4)
+    table.request(ask(1, some(2)))
+    assert not table.turns.waited()
+    table.request(ask(2, some(3)))
+    for number in range(3, 3 + PATIENCE):
+        table.request(ask(number))
+        table.release(number)
+    assert table.turns.waited() == some(2)
+    table.turns.keep("g", some(1))
+    table.turns.pressing["g"] = None
+    assert table.turns.kept() == some(1) and table.turns.waited() == some(1)
+    assert numbers(table.release(1)) == [2]
+    assert not table.turns.waited()
+
+
 def test_what_was_kept_for_a_request_is_kept_no_more_when_it_is_served():
     table = table_of(4)
     table.request(ask(1, some(2)))

@@ -56,6 +56,37 @@ def test_arguments_draw_a_request_to_where_they_lie_if_there_is_room() -> None:
     assert nodes.choose(Wish(ONE, spread=True), ProcessId("b")) in ("a", "b")
 
 
+def with_devices(name: str, *free: int) -> NodeView:
+    units = {"CPU": 80_000, "GPU": 10_000 * len(free)}
+    return NodeView(ProcessId(name), ResourceSet(units), ResourceSet({**units, "GPU": sum(free)}), devices=tuple(free))
+
+
+def gpus(number: float) -> Wish:
+    return Wish(ResourceSet.from_floats({"GPU": number}))
+
+
+def test_a_whole_device_is_not_free_where_parts_of_several_are() -> None:
+    nodes = index(node("a"), with_devices("b", 5_000, 5_000), with_devices("c", 0, 0, 0, 10_000))
+    assert nodes.choose(gpus(1)) == "c"
+    assert nodes.has_room(gpus(1), ProcessId("b"))
+    assert not nodes.has_room(gpus(1), ProcessId("c")), "it has it itself"
+    assert nodes.choose(gpus(2)) in ("b", "c"), "nobody has that now, and it waits where it will be"
+    nodes.assume(ProcessId("c"), gpus(0.5).needs)
+    assert nodes.views[ProcessId("c")].devices == (0, 0, 0, 5_000)
+    assert not nodes.has_room(gpus(1), ProcessId("b"))
+    nodes.assume(ProcessId("c"), gpus(1).needs)
+    assert nodes.views[ProcessId("c")].free.units_of("GPU") == 5_000, "there was none to take"
+
+
+def test_what_others_have_waited_for_is_not_free_on_another_node_and_may_be_on_ones_own() -> None:
+    kept = replace(node("b", 8), waited=cpus(6))
+    nodes = index(node("a", 4, 0), kept)
+    assert nodes.choose(Wish(cpus(2))) == "b" and nodes.has_room(Wish(cpus(2)), ProcessId("a"))
+    assert not nodes.has_room(Wish(cpus(3)), ProcessId("a"))
+    assert kept.as_known(cpus(6), True).has_room(cpus(6)), "it is for this one that it is kept"
+    assert not kept.as_known(cpus(2), False).has_room(cpus(2))
+
+
 def test_a_request_waits_here_when_all_are_busy_and_elsewhere_when_this_node_is_too_small() -> None:
     nodes = index(node("a", 2, 0), node("b", 4, 0), node("c", 4, 0))
     assert nodes.choose(Wish(ONE)) == "a"

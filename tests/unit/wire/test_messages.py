@@ -610,7 +610,7 @@ GOLDEN = {
     ),
     "node load": (
         NodeLoad(40_000, 10_000),
-        "9846cd9c40cd271090909090c2",
+        "9a46cd9c40cd271090909090c29090",
     ),
     "process ended": (
         ProcessEnded("0011223344556677", "job-1"),
@@ -634,7 +634,7 @@ GOLDEN = {
     ),
     "join node": (
         Request(1, JoinNode(NodeLoad(40_000, 10_000))),
-        "93280192cc879846cd9c40cd271090909090c2",
+        "93280192cc879a46cd9c40cd271090909090c29090",
     ),
     "has object": (
         Request(1, HasObject("w-1")),
@@ -650,7 +650,7 @@ GOLDEN = {
     ),
     "node load of one that is drained": (
         NodeLoad(40_000, 10_000, draining=True),
-        "9846cd9c40cd271090909090c3",
+        "9a46cd9c40cd271090909090c39090",
     ),
     "reclaim for a drain": (
         Reclaim((7,), True),
@@ -658,11 +658,11 @@ GOLDEN = {
     ),
     "known nodes": (
         Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",))),
-        "95290194cc919846cd9c40cd271090909090c291a87564733a2f2f2f6ea0a0a0",
+        "95290194cc919a46cd9c40cd271090909090c2909091a87564733a2f2f2f6ea0a0a0",
     ),
     "known nodes and their leader": (
         Response(1, KnownNodes(NodeLoad(40_000, 10_000), ("uds:///n",), "0011223344556677")),
-        "95290194cc919846cd9c40cd271090909090c291a87564733a2f2f2f6eb030303131323233333434353536363737a0a0",
+        "95290194cc919a46cd9c40cd271090909090c2909091a87564733a2f2f2f6eb030303131323233333434353536363737a0a0",
     ),
     "claim a name": (
         Request(7, ClaimName("actor", "space", "hits", ACTOR, b"entry")),
@@ -769,9 +769,13 @@ GOLDEN = {
         KeepRoom("g-1"),
         "93cc9da3672d3190",
     ),
+    "node load, waited for and in parts": (
+        NodeLoad(40_000, 10_000, waited=(("CPU", 10_000),), devices=(5_000, 0)),
+        "9a46cd9c40cd271090909090c29192a3435055cd271092cd138800",
+    ),
     "node load, kept and lasting": (
         NodeLoad(40_000, 10_000, (), (), (("CPU", 10_000),), (("x", 5_000),)),
-        "9846cd9c40cd271090909192a3435055cd27109192a178cd1388c2",
+        "9a46cd9c40cd271090909192a3435055cd27109192a178cd1388c29090",
     ),
     "group": (
         Response(7, GroupInfo(SHAPE, "PENDING", "no room", ("n1", ""), True, ("PENDING",))),
@@ -784,7 +788,7 @@ GOLDEN = {
     ),
     "bundles done": (
         Response(7, BundlesDone(NodeLoad(40_000, 10_000), "no room")),
-        "95290793cca29846cd9c40cd271090909090c2a76e6f20726f6f6da0a0",
+        "95290793cca29a46cd9c40cd271090909090c29090a76e6f20726f6f6da0a0",
     ),
 }
 HANDSHAKE = ("hello", "challenge", "proof", "welcome", "refused")
