@@ -40,6 +40,9 @@ __all__ = [
 
 logger = logging.getLogger("actorlite.runtime")
 
+REASON_TIMEOUT_S = 2.0
+"""For the reason why a group is not there in time."""
+
 PackStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
@@ -129,14 +132,21 @@ class PlacementGroup:
         except TimeoutError as error:
             if isinstance(error, ActorliteError):
                 raise
-            info = await self.state()
-            raise GetTimeoutError(
-                f"placement group {self.id} is {info.state} after {timeout:g} s; {info.reason or 'it is there now'}"
-            ) from None
+            raise GetTimeoutError(await self._why_not(f"after {timeout:g} s")) from None
         finally:
             if scope is not None:
                 scope.leave_wait()
         return self
+
+    async def _why_not(self, when: str) -> str:
+        """Its state, and why it is not there yet, in words. Whoever had a deadline does not wait for that for ever."""
+        try:
+            async with asyncio.timeout(REASON_TIMEOUT_S):
+                info = await self.state()
+        except TimeoutError:
+            why = f"the node that leads has not said within {REASON_TIMEOUT_S:g} s why"
+            return f"placement group {self.id} is not there {when}; {why}"
+        return f"placement group {self.id} is {info.state} {when}; {info.reason or 'it is there now'}"
 
     async def wait(self, timeout: float | None = 30.0) -> bool:
         """Whether all its bundles are reserved, at the latest after `timeout` seconds. Raises

@@ -296,8 +296,7 @@ class Coordinator:
         if isinstance(command, Prepare):
             refusal = self._keeper.prepare(group, epoch, command.bundles)
             return self._book.prepared(group, epoch, node, self._keeper.free_now(), refusal)
-        self._keeper.commit(group, epoch)
-        return self._book.committed(group, epoch, node)
+        return self._book.committed(group, epoch, node, self._keeper.commit(group, epoch))
 
     async def _there(self, command: Prepare | Commit, asking: asyncio.Task[Any]) -> None:
         try:
@@ -314,7 +313,7 @@ class Coordinator:
             free = _for_groups(view_of(command.node, done.load)).free
             self._perform(self._book.prepared(command.group, command.epoch, command.node, free, done.refusal))
         else:
-            self._perform(self._book.committed(command.group, command.epoch, command.node))
+            self._perform(self._book.committed(command.group, command.epoch, command.node, done.refusal))
         self._watch()
 
     def _ask(self, node: ProcessId, body: Any) -> asyncio.Task[Any]:

@@ -10,7 +10,7 @@ from actorlite.errors import ActorliteError, ConnectionLost, NodeDiedError, Outc
 from actorlite.ids import ProcessId, object_id
 from actorlite.resources import CPU, NOTHING, ONE_CPU, Pairs, ResourceSet, from_units
 from actorlite.rpc.peer import Peer
-from actorlite.state.unplaced import still_waiting
+from actorlite.state.unplaced import not_in_time, still_waiting
 from actorlite.wire.groups import GroupInfo, Place
 from actorlite.wire.messages import Request, encode
 from actorlite.wire.nodes import NodeLoad
@@ -35,9 +35,11 @@ NOWHERE = ProcessId("")
 WHY_DIED_S = 3.0
 """How long to wait for the node's report on a process before saying that there is none."""
 
-
 MAX_REQUESTS = 64
 """Leases asked for at a time when tasks need nothing; otherwise as many as the node has room for."""
+
+REASON_TIMEOUT_S = 2.0
+"""For what keeps a request waiting."""
 
 
 class Want(NamedTuple):
@@ -130,7 +132,13 @@ class NodeClient:
 
     async def why_no_lease(self, want: Want, label: str) -> TaskUnschedulableError:
         """What keeps a request waiting that has waited for its whole `timeout_s`."""
-        status = await self._status()
+        try:
+            async with asyncio.timeout(REASON_TIMEOUT_S):
+                status = await self._status()
+        except TimeoutError:
+            text = not_in_time(label, want.needs, want.timeout_s or 0.0)
+            text += f"its node has not said within {REASON_TIMEOUT_S:g} s what is in the way"
+            return TaskUnschedulableError(text, outcome=Outcome.NOT_EXECUTED)
         here = ProcessId(self.peer.identity.process)
         nodes = [(_called(node, load, here), *_room(load)) for node, load in status.nodes]
         text = still_waiting(label, want.needs, want.timeout_s or 0.0, nodes, status.holders, status.waiting)

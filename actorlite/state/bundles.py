@@ -247,8 +247,7 @@ class GroupBook:
         attempt.waiting.discard(node)
         self.rooms.answered(node, group.claims_on(node), free)
         if refusal:
-            group.refusals[node] = refusal
-            self._refused[name] = group
+            group.refusals[node], self._refused[name] = refusal, group
             return self._roll_back(group, without=node) + self._advance()
         if attempt.waiting:
             return self._advance()
@@ -257,11 +256,14 @@ class GroupBook:
         commands = _set(group, GroupState.PREPARED) if group.state is GroupState.PENDING else []
         return [*commands, *[Commit(each, name, epoch) for each in attempt.nodes], *self._advance()]
 
-    def committed(self, name: str, epoch: int, node: ProcessId) -> list[Command]:
-        """A node's answer to `Commit`."""
+    def committed(self, name: str, epoch: int, node: ProcessId, refusal: str = "") -> list[Command]:
+        """A node's answer to `Commit`. With `refusal` it does not have what it had prepared, any more."""
         group, attempt = self._of_attempt(name, epoch)
         if group is None or attempt is None or not attempt.committing:
             return []
+        if refusal:
+            group.refusals[node], self._refused[name] = refusal, group
+            return self._roll_back(group) + self._advance()
         attempt.waiting.discard(node)
         if attempt.waiting:
             return []

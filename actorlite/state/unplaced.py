@@ -26,6 +26,10 @@ def infeasible(label: str, needs: ResourceSet, nodes: Sequence[NodeTotal]) -> st
     return f"{what}{where}: ask for less with {_keywords(needs)}, or start {_node(short)} with more"
 
 
+def not_in_time(label: str, needs: ResourceSet, timeout_s: float) -> str:
+    return f"{label or 'this'} needs {needs} and had no worker within schedule_timeout={timeout_s:g} s; "
+
+
 def still_waiting(
     label: str,
     needs: ResourceSet,
@@ -35,7 +39,7 @@ def still_waiting(
     ahead: int,
 ) -> str:
     """It has waited for `timeout_s`; the first node is the caller's, where `holders` are and `ahead` others wait."""
-    text = f"{label or 'this'} needs {needs} and had no worker within schedule_timeout={timeout_s:g} s; "
+    text = not_in_time(label, needs, timeout_s)
     rooms = []
     for name, total, free in nodes:
         if lacking := total.shortfall(needs):

@@ -101,6 +101,27 @@ async def test_many_short_tasks_in_a_group(three: Cluster) -> None:
     assert free(three) == [2.0, 2.0, 2.0]
 
 
+async def test_who_has_a_deadline_does_not_wait_for_the_reason_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(nodes=2, num_cpus=1) as found:
+        first, second = found.nodes
+        group = await al.placement_group([{"CPU": 5}])
+
+        @al.remote(num_cpus=0)
+        async def wait(group: al.PlacementGroup) -> str:
+            try:
+                await group.ready(0.05)
+            except errors.GetTimeoutError as error:
+                return str(error)
+            return ""
+
+        there = al.NodeAffinityStrategy(second.id)
+        assert "is PENDING after 0.05 s" in await wait.options(scheduling_strategy=there)(group)
+        monkeypatch.setattr("actorlite.placement.REASON_TIMEOUT_S", 0.05)
+        found.delay(first, second, 1)
+        asked = wait.options(scheduling_strategy=there).remote(group)
+        assert "is not there after 0.05 s; the node that leads has not said within 0.05 s why" in await asked
+
+
 async def test_a_pending_group_says_why_and_waits_in_time(three: Cluster) -> None:
     first = await al.placement_group([{"CPU": 2}] * 3, strategy="STRICT_SPREAD")
     assert await first.wait(10)

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 import actorlite as al
 from actorlite.errors import ActorDiedError, TaskUnschedulableError
+from actorlite.runtime.node_client import NodeClient
 from actorlite.testing import NodeResources, cluster, local_cluster
 
 from ..drivers import another_driver
@@ -180,6 +181,18 @@ async def test_one_that_waits_too_long_says_what_is_in_its_way(
     await held
     assert (await waiting)[0] == {"CPU": 1.0}
     await given_back(rich_here)
+
+
+async def test_what_is_in_the_way_is_not_waited_for_for_ever(rich_here: al.Session, monkeypatch: Any) -> None:
+    async def never(self: NodeClient) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(NodeClient, "_status", never)
+    monkeypatch.setattr("actorlite.runtime.node_client.REASON_TIMEOUT_S", 0.05)
+    with pytest.raises(
+        TaskUnschedulableError, match="within schedule_timeout=0.05 s; its node has not said within 0.05"
+    ):
+        await mine.options(num_gpus=9, schedule_timeout=0.05)()
 
 
 async def test_demand_is_told_by_shape(rich_here: al.Session, gate: Any, eventually: Any, given_back: Any) -> None:

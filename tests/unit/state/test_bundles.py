@@ -54,6 +54,8 @@ class SimNode:
         self.answers: deque[Callable[[], list[Command]]] = deque()
         self.draining = False
         self.said = self.total
+        self.loses = 0
+        """So many reservations are lost before they are committed."""
 
     @property
     def free(self) -> ResourceSet:
@@ -115,9 +117,12 @@ class Sim:
             node.said = free
             node.answers.append(lambda: book.prepared(group, epoch, node.id, free, refusal))
         elif isinstance(command, Commit):
-            assert node.reservations.commit(command.group, command.epoch)
             group, epoch = command.group, command.epoch
-            node.answers.append(lambda: book.committed(group, epoch, node.id))
+            if node.loses:
+                node.loses -= 1
+                node.reservations.give_back(group, epoch)
+            why = "" if node.reservations.commit(group, epoch) else "it is lost"
+            node.answers.append(lambda: book.committed(group, epoch, node.id, why))
         elif isinstance(command, Return):
             node.reservations.give_back(command.group, command.epoch)
             self.say(node)
@@ -239,6 +244,26 @@ def test_a_node_that_dies_between_makes_the_others_give_back(moment: str) -> Non
     sim.settle()
     assert sim.state("g") == "CREATED"
     assert ("g", "PENDING") in sim.changes[1:] or moment == "prepare"
+
+
+def test_a_node_that_has_lost_what_it_prepared_makes_all_give_back_and_prepare_again() -> None:
+    sim = Sim(2, 2)
+    first, second = sim.nodes.values()
+    second.loses = 1
+    sim.create(spec("g", 2, 2, strategy=STRICT_SPREAD))
+    for node in (first, second):
+        sim.deliver(node)
+    sim.hear(first)
+    sim.hear(second)
+    sim.deliver(first)
+    sim.deliver(second)
+    sim.hear(first)
+    sim.hear(second)
+    assert "refused: it is lost" in sim.book.reason("g")
+    sim.check()
+    sim.settle()
+    assert [state for _, state in sim.changes] == ["PENDING", "PREPARED", "PENDING", "PREPARED", "CREATED"]
+    sim.check_settled()
 
 
 def test_lost_bundles_go_elsewhere_before_new_groups_and_the_others_stay() -> None:
@@ -489,6 +514,8 @@ def _step(sim: Sim, luck: random.Random, names: int) -> int:
         sim.kill(node)
     elif what < 0.29 and nodes:
         sim.drain(node)
+    elif what < 0.295 and nodes:
+        node.loses += 1
     elif what < 0.33 and len(nodes) < 6:
         sim.add_node(luck.randint(1, 6))
     elif nodes and what < 0.40 and node.free:
