@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 IDLE_S = 1.0
 """How long a worker may be idle before it is asked to end, when there are too many (Ray, R-21)."""
+ANSWER_S = 1.0
+"""For the answer: a worker whose loop is blocked does not keep others from being asked."""
 
 
 class Limits(Struct, frozen=True):
@@ -105,7 +107,7 @@ class Idle:
                 self._workers.remove(record)
                 record.use = "retiring"
                 try:
-                    async with asyncio.timeout(IDLE_S):
+                    async with asyncio.timeout(ANSWER_S):
                         ends = await may_end(record, next(pool.numbers))
                 except (ActorliteError, TimeoutError):
                     ends = False
@@ -139,7 +141,10 @@ class Idle:
                     continue
                 self._workers.remove(record)
                 try:
-                    ends = await may_end(record, next(self._pool.numbers))
+                    async with asyncio.timeout(ANSWER_S):
+                        ends = await may_end(record, next(self._pool.numbers))
+                except TimeoutError:
+                    ends = False
                 except ActorliteError:
                     continue  # it ended while it was asked
                 if ends:

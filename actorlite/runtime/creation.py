@@ -126,6 +126,11 @@ class CreationOut(Outbound):
         self.end(None)
 
 
+def _is_light(link: Link) -> bool:
+    """Whether it is an actor of this process that lives, or will, in the process of all such."""
+    return not link.owner_address and not link.is_dead and link.options.process == "shared"
+
+
 def _conduct(link: Link, options: ActorOptions) -> Conduct | None:
     """How the actor takes calls; None for the plain way."""
     definition, limits = link.definition, options.limits
@@ -149,6 +154,8 @@ class ActorMaker:
         self._leases: dict[ActorId, ActorLease] = {}
         self._creating: dict[ActorId, tuple[CreationOut, asyncio.Task[None]]] = {}
         self._shared: asyncio.Task[Peer] | None = None
+        self._shared_lease = 0
+        """The lease of that worker; 0 when there is none."""
 
     def create(
         self, definition: ActorDefinition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: ActorOptions
@@ -288,6 +295,7 @@ class ActorMaker:
         lease = await runtime.node.lease(next(runtime.hub.numbers), NO_NEEDS, "shared", "light actors")
         if lease is None:
             raise ActorUnavailableError("the request for a worker was withdrawn", outcome=Outcome.NOT_EXECUTED)
+        self._shared_lease = lease.lease
         return await runtime.hub.connect(lease.address)
 
     def give_back(self, link: Link) -> None:
@@ -310,7 +318,13 @@ class ActorMaker:
             self.runtime.node.return_lease(lease.number, reuse=False, retire=retire)
 
     def drained(self, number: int) -> None:
-        """The node that this lease is of is about to leave: an actor that it is for may have to move."""
+        """The node that this lease is of is about to leave: an actor that it is for may have to move. It is asked again
+        and again: what light actors have is given back when none is left."""
+        if number == self._shared_lease:
+            if not any(_is_light(link) for link in self.runtime.directory.all()):
+                self._shared, self._shared_lease = None, 0
+                self.runtime.node.return_lease(number, reuse=False, retire=True)
+            return
         for identifier, lease in self._leases.items():
             if lease.number == number and lease.exclusive:
                 if (link := self.runtime.directory.own(identifier)) is not None:

@@ -72,10 +72,7 @@ def is_working(tables: Sequence[LeaseTable]) -> bool:
 
 
 def asked_back(leases: Iterable[HeldLease], may_move: Callable[[HeldLease], bool]) -> list[HeldLease]:
-    """Those whose owners have something to do when they hear that the node is to leave: run the rest elsewhere, and
-    make actors anew there. Those that no other node can ever have stay as long as they may."""
-    return [
-        lease
-        for lease in leases
-        if lease.request.purpose == "task" or (lease.request.purpose == "actor" and may_move(lease))
-    ]
+    """Those whose owners have something to do when they hear that the node is to leave: run the rest elsewhere, make
+    actors anew there, give the worker of light actors back that have ended. Those that no other node can ever have stay
+    as long as they may."""
+    return [lease for lease in leases if lease.request.purpose != "actor" or may_move(lease)]

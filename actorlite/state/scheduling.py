@@ -150,11 +150,9 @@ class NodeIndex:
         nodes without one, if it can.
         """
         if wish.affinity is not None:
-            view = self.views.get(wish.affinity.node)
-            if view is not None and view.takes(wish.needs, now=False) and _matches_one(wish.selectors, view):
-                return view.node
-            if not wish.affinity.soft:
-                return None
+            node = self._affine(wish)
+            if node is not None or not wish.affinity.soft:
+                return node
         for ready in (True, False):
             for selector in wish.selectors:
                 found = self._best(wish, selector, near, ready)
@@ -164,12 +162,19 @@ class NodeIndex:
 
     def has_room(self, wish: Wish, besides: ProcessId) -> bool:
         """Whether a request that waits on one node would find room on another one now."""
-        if wish.affinity is not None and not wish.affinity.soft:
-            return False
+        if wish.affinity is not None and (not wish.affinity.soft or self._affine(wish) is not None):
+            return False  # it would be sent there again
         view = self.views.get(besides)
         if view is not None and view.takes(wish.needs, now=True) and _matches_one(wish.selectors, view):
             return False  # it is about to have it
         return any(self._best(wish, selector, NOWHERE, ready=True) is not None for selector in wish.selectors)
+
+    def _affine(self, wish: Wish) -> ProcessId | None:
+        """The node that it is to be on, if that can ever have it."""
+        view = None if wish.affinity is None else self.views.get(wish.affinity.node)
+        if view is not None and view.takes(wish.needs, now=False) and _matches_one(wish.selectors, view):
+            return view.node
+        return None
 
     def _best(self, wish: Wish, selector: LabelSelector, near: ProcessId, ready: bool) -> ProcessId | None:
         view = self.views.get(near) if near else None

@@ -690,3 +690,34 @@ async def test_nodes_that_come_and_go_lose_no_work(seed: int) -> None:
             while any(node.node.table.held for node in made.nodes if node.is_running):
                 gc.collect()
                 await asyncio.sleep(0.01)
+
+
+class Light(al.Actor, process="shared"):
+    async def word(self) -> str:
+        return "light"
+
+
+@al.remote
+async def make_light(keep: bool) -> Any:
+    light = Light.remote()
+    return await light.word(), light if keep else None
+
+
+async def test_light_actors_that_have_ended_do_not_keep_a_node(eventually: Any) -> None:
+    async with cluster(nodes=2, num_cpus=1) as found:
+        node = found.nodes[1]
+        there = make_light.options(scheduling_strategy=al.NodeAffinityStrategy(node.id))
+        assert await there(False) == ("light", None)
+        word, light = await there(True)
+        assert (word, await light.word()) == ("light", "light")
+        draining = asyncio.ensure_future(found.drain_node(node))
+
+        async def leaves() -> bool:
+            return node.node.desk.leaving
+
+        await eventually(leaves)
+        assert await light.word() == "light", "it stays until it ends"
+        assert not draining.done()
+        del light
+        async with asyncio.timeout(20):
+            await draining

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.asyncio
 class Asked:
     """A worker's connection, and its process."""
 
-    def __init__(self, *, lost: bool = False, pid: int = 0) -> None:
+    def __init__(self, *, lost: bool = False, blocked: bool = False, pid: int = 0) -> None:
         self.pid = pid
+        self.blocked = blocked
         self.numbers: list[int] = []
         self.killed = asyncio.Event()
         self.lost = lost
@@ -32,7 +33,7 @@ class Asked:
         self.numbers.append(number)
         if self.lost:
             raise ConnectionLost("it ended")
-        await asyncio.sleep(0)
+        await asyncio.Event().wait() if self.blocked else await asyncio.sleep(0)
         return Yes(True)
 
     def kill(self) -> None:
@@ -67,6 +68,17 @@ async def test_reaping_goes_on_when_a_worker_ends_while_it_is_asked(monkeypatch:
     async with asyncio.timeout(10):
         await next_one.killed.wait()
     assert lost.numbers and not lost.killed.is_set()
+
+
+async def test_reaping_goes_on_when_a_worker_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actorlite.node.idle.IDLE_S", 0.0)
+    monkeypatch.setattr("actorlite.node.idle.ANSWER_S", 0.05)
+    pool, blocked, next_one = pool_of(1), Asked(blocked=True), Asked()
+    for index, peer in enumerate([blocked, next_one]):
+        pool.release(worker(index, peer))
+    async with asyncio.timeout(10):
+        await next_one.killed.wait()
+    assert blocked.numbers and not blocked.killed.is_set() and len(pool.idle) == 1, "it may be of use again"
 
 
 async def test_the_largest_idle_workers_end_when_they_have_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:

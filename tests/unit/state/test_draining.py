@@ -35,7 +35,7 @@ def test_the_leading_node_and_the_last_one_are_refused_with_a_remedy() -> None:
 
 @pytest.mark.parametrize(
     ("purpose", "keeps", "asked"),
-    [("task", True, True), ("actor", True, True), ("shared", True, False), (BUNDLE, False, False)],
+    [("task", True, True), ("actor", True, True), ("shared", True, True), (BUNDLE, False, False)],
 )
 def test_what_a_node_waits_for(purpose: str, keeps: bool, asked: bool) -> None:
     table = LeaseTable(ONE)
@@ -46,4 +46,4 @@ def test_what_a_node_waits_for(purpose: str, keeps: bool, asked: bool) -> None:
     asked_for = [1] if asked else []
     assert [lease.number for lease in asked_back(working([table]), lambda lease: True)] == asked_for
     moves_not = asked_back(working([table]), lambda lease: False)
-    assert [lease.number for lease in moves_not] == (asked_for if purpose == "task" else [])
+    assert [lease.number for lease in moves_not] == ([] if purpose == "actor" else asked_for)

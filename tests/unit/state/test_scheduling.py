@@ -236,6 +236,16 @@ def test_a_node_that_is_drained_gets_nothing_new_however_it_is_asked_for() -> No
     assert nodes.has_room(Wish(ONE), b)
 
 
+def test_what_prefers_a_node_waits_there_although_others_have_room() -> None:
+    nodes, a, b = index(node("a", 2), node("b", 2, 0)), ProcessId("a"), ProcessId("b")
+    wish = Wish(ONE, affinity=Affinity(b, soft=True))
+    assert nodes.choose(wish) == b and not nodes.has_room(wish, b), (
+        "it would be sent there again, to the end of the queue"
+    )
+    nodes.remove(b)
+    assert nodes.choose(wish) == a and nodes.has_room(wish, b)
+
+
 def test_a_node_that_is_drained_sends_even_its_own_requests_away() -> None:
     nodes = index(drained(node("a", 8)), node("b", 1, 0))
     assert nodes.choose(Wish(ONE)) == "b"
