@@ -78,11 +78,11 @@ class NodeOptions(Struct, frozen=True):
     """The devices, as `CUDA_VISIBLE_DEVICES` names them."""
     labels: Mapping[str, str] = field(default_factory=dict)
     max_workers: int | None = None
+    """Worker processes at a time; None is without limit."""
     idle_workers: int | None = None
     """So many may stay idle; None is one for each CPU."""
     idle_bytes: int | None = None
     """Memory that idle workers may have together; None is without limit."""
-    """Worker processes at a time; None is without limit."""
     sets_threads: bool = False
     """Whether workers are told how many threads libraries may use, which makes those for several CPUs others."""
     state_path: str = ""
