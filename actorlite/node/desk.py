@@ -79,7 +79,7 @@ class LeaseDesk:
         self.hopes = Hopes()
         self.returns = Returns(table, hub, jobs, members, self.guests, self._redirects)
         self.tables = Tables(table, lambda: next(self._numbers))
-        self.inside = InGroups(self._ask_node, lambda lease: self._give_back(lease.lease, reuse=True), hub.luck)
+        self.inside = InGroups(self._ask_node, lambda lease: self._returned(ReturnLease(lease.lease)), hub.luck)
 
     # --- handlers
 
@@ -212,9 +212,13 @@ class LeaseDesk:
         return record
 
     async def return_lease(self, peer: Peer, body: ReturnLease) -> Yes:
+        self._returned(body)
+        return Yes(True)
+
+    def _returned(self, body: ReturnLease) -> None:
+        """A lease of this node, or of another one."""
         if not self._redirects.give_back(body):
             self._give_back(body.lease, reuse=body.reuse, retire=body.retire)
-        return Yes(True)
 
     def _give_back(self, number: int, *, reuse: bool, retire: bool = False) -> None:
         if number in self._retiring.leases:
@@ -319,10 +323,15 @@ class LeaseDesk:
                 if (future := self._grants.get(number)) is not None and not future.done():
                     future.set_exception(error)
                 self.grant(granted)
-        records = [self._workers_of[number] for number in held if number in self._workers_of]
-        for record in records:
-            record.evicted = removed
-            self._workers.kill(record, str(error))
+        records = []
+        for number in held:
+            if (record := self._workers_of.get(number)) is not None:
+                record.evicted = removed
+                self._workers.kill(record, str(error))
+            elif (record := self._retiring.leases.get(number)) is not None:
+                self._workers.spawn(self._workers.end_orphan(record, str(error)))
+            if record is not None:
+                records.append(record)
         return records
 
     def __repr__(self) -> str:

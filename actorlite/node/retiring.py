@@ -18,8 +18,8 @@ class Retiring:
     """Owned by the lease desk; on the loop."""
 
     def __init__(self, workers: WorkerPool, numbers: Iterator[int], release: Callable[[int], None]) -> None:
-        self.leases: set[int] = set()
-        """Those that were returned, and whose workers have to end before others get what they hold."""
+        self.leases: dict[int, WorkerRecord] = {}
+        """Those that were returned, and the workers that have to end before others get what they hold."""
         self._workers = workers
         self._numbers = numbers
         self._release = release
@@ -28,7 +28,7 @@ class Retiring:
         """A lease was returned, and its worker is not clean, but may own what others hold."""
         record.lease = 0
         record.use = "retiring"
-        self.leases.add(lease)
+        self.leases[lease] = record
         self._workers.spawn(self._end(lease, record))
         self._workers.spawn(self._free_after(lease, record))
 
@@ -57,8 +57,7 @@ class Retiring:
             self._free(lease)
 
     def _free(self, lease: int) -> None:
-        if lease in self.leases:
-            self.leases.discard(lease)
+        if self.leases.pop(lease, None) is not None:
             self._release(lease)
 
     def __repr__(self) -> str:

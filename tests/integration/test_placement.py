@@ -101,6 +101,53 @@ async def test_many_short_tasks_in_a_group(three: Cluster) -> None:
     assert free(three) == [2.0, 2.0, 2.0]
 
 
+async def test_what_two_nodes_granted_at_once_is_given_back_by_the_one_that_is_not_needed(
+    scheme: str, eventually: Any
+) -> None:
+    async with cluster(nodes=3, num_cpus=1, scheme=scheme) as found:
+        first = Member.options(num_cpus=1, scheduling_strategy=al.NodeAffinityStrategy(found.nodes[0].id)).remote()
+        await first.node()
+        group = await al.placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD")
+        await group.ready(10)
+
+        def inside(index: int = -1) -> Any:
+            return Member.options(num_cpus=1, scheduling_strategy=al.PlacementGroupStrategy(group, index)).remote()
+
+        async def nothing_is_held() -> bool:
+            desks = [node.node.desk for node in found.nodes]
+            return not any(each.table.held for desk in desks for each in desk.tables._bundles)
+
+        for _ in range(3):
+            both = inside(0), inside(1)
+            await asyncio.gather(*(each.node() for each in both))
+            third = inside()
+            waits = asyncio.ensure_future(third.node())
+            await asyncio.sleep(0.05)  # both nodes have been asked
+            await asyncio.gather(*(al.kill(each) for each in both))
+            await waits
+            await al.kill(third)
+            await eventually(nothing_is_held)
+
+
+async def test_removal_waits_for_workers_that_were_returned_and_had_gpus(scheme: str, eventually: Any) -> None:
+    @al.remote(num_gpus=1, num_cpus=0)
+    async def train() -> list[al.ObjectRef[bytes]]:
+        return [await al.put(b"x" * 300_000)]
+
+    async with cluster(nodes=[NodeResources(num_cpus=1, num_gpus=1)], scheme=scheme) as found:
+        node = found.nodes[0].node
+        group = await al.placement_group([{"GPU": 1}])
+        (held,) = await train.options(scheduling_strategy=al.PlacementGroupStrategy(group)).remote()
+
+        async def is_returned() -> bool:
+            return any(record.use == "retiring" for record in node.workers.records.values())
+
+        await eventually(is_returned)
+        await al.remove_placement_group(group)
+        assert not [record for record in node.workers.records.values() if record.setting.gpus]
+        assert len(await held) == 300_000, "it was handed over"
+
+
 async def test_who_has_a_deadline_does_not_wait_for_the_reason_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(nodes=2, num_cpus=1) as found:
         first, second = found.nodes
