@@ -183,14 +183,7 @@ class Coordinator:
         while len(self._removed) > MAX_REMOVED:
             del self._removed[next(iter(self._removed))]
         record.wake()
-        ending: list[asyncio.Task[Any]] = []
-        rest: list[Command] = []
-        for command in commands:
-            if not (isinstance(command, Return) and command.group == group):
-                rest.append(command)
-            elif (task := self._end(command)) is not None:
-                ending.append(task)
-        self._perform(rest)
+        ending = self._perform(commands, group)
         self._watch()
         if record.detached:
             ending.append(self._spawn(self._kept.forgotten(group)))
@@ -268,11 +261,13 @@ class Coordinator:
             self._look_here()
         self._members.on_own_change = self.noticed
 
-    def _perform(self, commands: list[Command]) -> None:
-        """What nodes answer leads to more commands: all are done in order, without recursion."""
+    def _perform(self, commands: list[Command], removed: str = "") -> list[asyncio.Task[Any]]:
+        """What nodes answer leads to more commands: all are done in order, without recursion. Returns what still goes
+        on of a group that is `removed`."""
+        ending: list[asyncio.Task[Any]] = []
         self._todo.extend(commands)
         if self._performing:
-            return
+            return ending
         self._performing = True
         try:
             while self._todo:
@@ -281,7 +276,8 @@ class Coordinator:
                     if (record := self._records.get(command.group)) is not None:
                         record.changed(command.state)
                 elif isinstance(command, Return):
-                    self._end(command)
+                    if (task := self._end(command)) is not None and command.group == removed:
+                        ending.append(task)
                 elif isinstance(command, Keep):
                     self._keeper.tell(command)
                 elif command.node == self._hub.identity.process:
@@ -290,6 +286,7 @@ class Coordinator:
                     self._spawn(self._there(command, self._ask(command.node, _body(command))))
         finally:
             self._performing = False
+        return ending
 
     def _here(self, command: Prepare | Commit) -> list[Command]:
         group, epoch, node = command.group, command.epoch, command.node

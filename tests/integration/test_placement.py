@@ -558,6 +558,18 @@ async def test_nothing_is_kept_for_a_group_when_the_leading_node_is_gone(
         current_runtime.reset(token)
 
 
+async def test_nothing_is_kept_when_no_group_is_left(scheme: str) -> None:
+    async with cluster(nodes=1, num_cpus=1, scheme=scheme) as made:
+        first = await al.placement_group([{"CPU": 1}])
+        await first.ready(10)
+        second = await al.placement_group([{"CPU": 1}])
+        assert (await second.state()).state == "PENDING"
+        await al.remove_placement_group(first)
+        await second.ready(10)
+        await al.remove_placement_group(second)
+        assert [node.node.table.turns.keeps for node in made.nodes] == [{}]
+
+
 async def test_a_request_that_fits_no_bundle_is_refused_at_once(three: Cluster) -> None:
     group = await al.placement_group([{"CPU": 1}])
     inside = al.PlacementGroupStrategy(group)
