@@ -123,12 +123,16 @@ class Coordinator:
 
     # --- what is asked
 
-    def create(self, body: CreateGroup, home: ProcessId) -> GroupInfo:
+    def create(self, body: CreateGroup) -> GroupInfo:
         shape = body.shape
         if shape.group in self._records:
             return self.info(shape.group)  # asked twice
         if body.owner in self._over:
             raise PlacementGroupError(f"job {body.owner} has ended: no placement group is made for it")
+        if not body.detached and body.home not in (self._hub.identity.process, *self._members.views):
+            raise PlacementGroupError(
+                f"node {body.home} of the driver of job {body.owner} is gone: no placement group is made for that job"
+            )
         name = (shape.namespace, shape.name)
         if shape.name and name in self._names:
             raise PlacementGroupError(
@@ -136,7 +140,7 @@ class Coordinator:
                 "use al.get_placement_group(name), remove that one, or choose another name"
             )
         spec = _spec(shape)  # what cannot be read leaves nothing behind
-        self._records[shape.group] = _Record(shape, body.owner, home, body.detached)
+        self._records[shape.group] = _Record(shape, body.owner, body.home, body.detached)
         if shape.name:
             self._names[name] = shape.group
         self._know_here()
@@ -183,14 +187,7 @@ class Coordinator:
         while len(self._removed) > MAX_REMOVED:
             del self._removed[next(iter(self._removed))]
         record.wake()
-        ending: list[asyncio.Task[Any]] = []
-        rest: list[Command] = []
-        for command in commands:
-            if not (isinstance(command, Return) and command.group == group):
-                rest.append(command)
-            elif (task := self._end(command)) is not None:
-                ending.append(task)
-        self._perform(rest)
+        ending = self._perform(commands, group)
         self._watch()
         if record.detached:
             ending.append(self._spawn(self._kept.forgotten(group)))
@@ -268,11 +265,13 @@ class Coordinator:
             self._look_here()
         self._members.on_own_change = self.noticed
 
-    def _perform(self, commands: list[Command]) -> None:
-        """What nodes answer leads to more commands: all are done in order, without recursion."""
+    def _perform(self, commands: list[Command], removed: str = "") -> list[asyncio.Task[Any]]:
+        """What nodes answer leads to more commands: all are done in order, without recursion. Returns what still goes
+        on of a group that is `removed`."""
+        ending: list[asyncio.Task[Any]] = []
         self._todo.extend(commands)
         if self._performing:
-            return
+            return ending
         self._performing = True
         try:
             while self._todo:
@@ -281,7 +280,8 @@ class Coordinator:
                     if (record := self._records.get(command.group)) is not None:
                         record.changed(command.state)
                 elif isinstance(command, Return):
-                    self._end(command)
+                    if (task := self._end(command)) is not None and command.group == removed:
+                        ending.append(task)
                 elif isinstance(command, Keep):
                     self._keeper.tell(command)
                 elif command.node == self._hub.identity.process:
@@ -290,6 +290,7 @@ class Coordinator:
                     self._spawn(self._there(command, self._ask(command.node, _body(command))))
         finally:
             self._performing = False
+        return ending
 
     def _here(self, command: Prepare | Commit) -> list[Command]:
         group, epoch, node = command.group, command.epoch, command.node
@@ -398,7 +399,7 @@ class GroupDesk:
         self._book.attempts = attempts_of(self.kept.epoch)
         for shape in await self.kept.found():
             try:
-                self.coordinator.create(CreateGroup(shape, detached=True), self._hub.identity.process)
+                self.coordinator.create(CreateGroup(shape, detached=True))
             except (ActorliteError, ValueError) as error:
                 self.kept.lost(f"placement group {told(shape)}: {error}")
             else:
@@ -456,22 +457,20 @@ class GroupDesk:
             raise ControlUnavailable(f"the node that leads the cluster is gone: {error}") from None
 
     def _create(self, peer: Peer, body: CreateGroup) -> Awaitable[GroupInfo] | GroupInfo:
-        home = self._hub.identity.process
+        here = self._hub.identity.process
         if peer.identity.role == "node":
             if not self.leads:
-                raise ControlUnavailable(f"node {home}, which was asked, does not lead")
-            return self._make(body, peer.identity.process)
+                raise ControlUnavailable(f"node {here}, which was asked, does not lead")
+            return self._make(body)
         job = self._jobs.get(peer.identity.process)
         if job is None or job.is_over:
             raise PlacementGroupError("the job of whoever asks has ended: no placement group is made for it")
-        body = structs.replace(body, owner=job.name)
-        if self.leads:
-            return self._make(body, job.home or home)
-        return self._pass_on(body)
+        body = structs.replace(body, owner=job.name, home=job.home or here)
+        return self._make(body) if self.leads else self._pass_on(body)
 
-    def _make(self, body: CreateGroup, home: ProcessId) -> Awaitable[GroupInfo] | GroupInfo:
+    def _make(self, body: CreateGroup) -> Awaitable[GroupInfo] | GroupInfo:
         """Raises `PlacementGroupError`, `ControlUnavailable`; then there is no group."""
-        info = self.coordinator.create(body, home)
+        info = self.coordinator.create(body)
         return self._make_detached(body, info) if body.detached else info
 
     async def _make_detached(self, body: CreateGroup, info: GroupInfo) -> GroupInfo:

@@ -58,6 +58,8 @@ class CreateGroup(_GroupMessage, tag=150, frozen=True):
     detached: bool = False
     owner: str = ""
     """The sender's job, as its node says. With its end the group ends, unless it is detached."""
+    home: ProcessId = ProcessId("")
+    """The node of that job's driver, as its node says."""
 
 
 class AwaitGroup(_GroupMessage, tag=151, frozen=True):

@@ -15,8 +15,10 @@ import pytest_asyncio
 import actorlite as al
 from actorlite import errors
 from actorlite.context import current_runtime
+from actorlite.ids import ProcessId
 from actorlite.resources import NodeResources
 from actorlite.testing import Cluster, cluster
+from actorlite.wire.groups import CreateGroup, GroupShape
 
 pytestmark = pytest.mark.asyncio
 
@@ -551,6 +553,53 @@ async def test_a_group_ends_with_its_session_unless_it_is_detached(three: Cluste
     assert (await al.placement_group_table())[kept.id].is_detached
 
 
+@al.remote
+async def make_group(bundles: int) -> Any:
+    group = await al.placement_group([{"CPU": 1}] * bundles, strategy="STRICT_SPREAD")
+    await group.ready(10)
+    return group
+
+
+def on(node: Any) -> Any:
+    return {"scheduling_strategy": al.NodeAffinityStrategy(node.id)}
+
+
+async def test_a_group_outlives_the_node_of_the_worker_that_made_it(three: Cluster, eventually: Any) -> None:
+    _, second, _ = three.nodes
+    group = await make_group.options(**on(second))(3)
+    await three.kill_node(second)
+
+    async def has_lost_a_bundle() -> bool:
+        info = await group.state()
+        assert info.state != "REMOVED"
+        return info.state == "RESCHEDULING"
+
+    await eventually(has_lost_a_bundle)
+
+
+async def test_a_group_ends_with_the_node_of_the_driver_of_whoever_made_it(three: Cluster, eventually: Any) -> None:
+    _, second, third = three.nodes
+    async with AsyncExitStack() as stack:
+        runtime = await three.connect(second, stack)
+        token = current_runtime.set(runtime)
+        group = await make_group.options(**on(third))(1)
+        current_runtime.reset(token)
+        await three.kill_node(second)
+
+        async def ended() -> bool:
+            return (await al.placement_group_table())[group.id].state == "REMOVED"
+
+        await eventually(ended)
+
+
+async def test_no_group_is_made_for_a_driver_whose_node_is_gone(three: Cluster) -> None:
+    first, second, _ = three.nodes
+    await three.kill_node(second)
+    body = CreateGroup(GroupShape("late", ((("CPU", 10_000),),)), owner="job", home=ProcessId(second.id))
+    with pytest.raises(errors.PlacementGroupError, match=f"node {second.id} of the driver of job job is gone"):
+        first.node.groups.coordinator.create(body)
+
+
 async def test_names_of_groups_are_unique(three: Cluster) -> None:
     group = await al.placement_group([{"CPU": 1}], name="once")
     with pytest.raises(errors.PlacementGroupError, match="name='once' is taken.*get_placement_group"):
@@ -603,6 +652,18 @@ async def test_nothing_is_kept_for_a_group_when_the_leading_node_is_gone(
         gate.open()
         await al.get(held, timeout=20)
         current_runtime.reset(token)
+
+
+async def test_nothing_is_kept_when_no_group_is_left(scheme: str) -> None:
+    async with cluster(nodes=1, num_cpus=1, scheme=scheme) as made:
+        first = await al.placement_group([{"CPU": 1}])
+        await first.ready(10)
+        second = await al.placement_group([{"CPU": 1}])
+        assert (await second.state()).state == "PENDING"
+        await al.remove_placement_group(first)
+        await second.ready(10)
+        await al.remove_placement_group(second)
+        assert [node.node.table.turns.keeps for node in made.nodes] == [{}]
 
 
 async def test_a_request_that_fits_no_bundle_is_refused_at_once(three: Cluster) -> None:
