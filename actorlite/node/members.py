@@ -91,7 +91,7 @@ class Members:
         """The node that control was on when this one last knew: it may be gone, and may come back. Empty when this node
         has joined others that had none."""
         self.on_view: Callable[[NodeView], None] | None = None
-        """Hears of each node that says what it has."""
+        """Hears of each node that says what it has, when that one knows who leads."""
         self.on_own_change: Callable[[], None] | None = None
         """Hears of changes of this node's own load, soon."""
         self.on_back: list[Callable[[ProcessId], None]] = []
@@ -145,6 +145,8 @@ class Members:
                 raise ProtocolError(f"{peer!r} at {address} is not a node")
             self.led_by = leader = answer.leader or leader  # some may have lost it, and others not
             self._know(peer, answer.load)
+            if leader == peer.identity.process:
+                peer.tell(encode(load_of(self.here())))  # it is obeyed from now on
             to_ask += answer.addresses
 
     def choose(self, wish: Wish, near: ProcessId, fits: bool) -> ProcessId | None:
@@ -240,14 +242,15 @@ class Members:
 
     # --- inside
 
-    async def _joined(self, peer: Peer, body: JoinNode) -> KnownNodes:
+    def _joined(self, peer: Peer, body: JoinNode) -> KnownNodes:
         if peer.identity.role != "node":
             raise ProtocolError(f"{peer!r} is not a node: it cannot join")
         others = tuple([each.identity.address for each in self.peers if each is not peer])
-        self._know(peer, body.load)
+        self._know(peer, body.load, hears=False)  # it does not know who leads
         return KnownNodes(load_of(self.here()), others, self.leader)
 
-    def _know(self, peer: Peer, load: NodeLoad) -> None:
+    def _know(self, peer: Peer, load: NodeLoad, *, hears: bool = True) -> None:
+        """`hears`: whether the node would do what a leading node asks of it."""
         if peer.is_open:
             view = view_of(peer.identity.process, load)
             self.views[view.node] = view
@@ -255,7 +258,7 @@ class Members:
                 for tell in self.on_back:
                     tell(view.node)
             self.index.put(view)
-            if self.on_view is not None:
+            if hears and self.on_view is not None:
                 self.on_view(view)
             self._on_change()
 

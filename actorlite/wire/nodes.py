@@ -80,7 +80,8 @@ class Capacity(_NodeMessage, tag=74, frozen=True):
 
 
 class JoinNode(_NodeMessage, tag=135, frozen=True):
-    """The sender is a node, and wants to know the others."""
+    """The sender is a node, and wants to know the others. The one that leads hears a `NodeLoad` of it next: from then
+    on it is obeyed."""
 
     load: NodeLoad
 

@@ -654,6 +654,37 @@ async def test_nothing_is_kept_for_a_group_when_the_leading_node_is_gone(
         current_runtime.reset(token)
 
 
+async def test_a_node_that_joins_is_asked_for_room_when_it_knows_who_asks(
+    scheme: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(nodes=1, num_cpus=1, scheme=scheme) as made:
+        group = await al.placement_group([{"CPU": 2}])
+        node = await made.add_node(2)
+        await group.ready(10)
+        assert (await group.state()).nodes == (node.id,)
+        assert not [each for each in caplog.messages if "could not do" in each]
+
+
+async def test_a_node_that_joins_keeps_room_for_a_group_that_waits(scheme: str, gate: Any, eventually: Any) -> None:
+    @al.remote(num_cpus=2)
+    def hold() -> None:
+        gate.hold()
+
+    async with cluster(nodes=1, num_cpus=2, scheme=scheme) as made:
+        held = hold.remote()
+        await gate.arrived()
+        group = await al.placement_group([{"CPU": 2}] * 2, strategy="STRICT_SPREAD")
+        node = await made.add_node(2)
+
+        async def is_kept() -> bool:
+            return list(node.node.table.turns.keeps) == [group.id]
+
+        await eventually(is_kept)
+        gate.open()
+        await al.get(held, timeout=20)
+        await group.ready(10)
+
+
 async def test_nothing_is_kept_when_no_group_is_left(scheme: str) -> None:
     async with cluster(nodes=1, num_cpus=1, scheme=scheme) as made:
         first = await al.placement_group([{"CPU": 1}])
