@@ -116,7 +116,6 @@ class InGroups:
                     del asking[task]
                     error = task.exception()
                     if error is None:
-                        self._spare([each for each in done if each in asking])
                         return task.result()
                     if not isinstance(error, NodeLost | BundleMoved):
                         raise error
@@ -125,13 +124,12 @@ class InGroups:
         finally:
             for task in asking:
                 task.cancel()
-                task.add_done_callback(lambda task: self._spare([task]))
+                task.add_done_callback(self._spare)
 
-    def _spare(self, tasks: Sequence[asyncio.Task[Lease | None]]) -> None:
-        """Others that were granted as well, at the same time."""
-        for task in tasks:
-            if not task.cancelled() and task.exception() is None and (lease := task.result()) is not None:
-                self._give_back(lease)
+    def _spare(self, task: asyncio.Task[Lease | None]) -> None:
+        """One that was granted as well, at the same time."""
+        if not task.cancelled() and task.exception() is None and (lease := task.result()) is not None:
+            self._give_back(lease)
 
     def __repr__(self) -> str:
         return f"<InGroups asking={len(self._asking)} known={len(self._known)}>"
