@@ -119,10 +119,17 @@ def all_free(eventually: Eventually) -> Callable[[al.Session], Awaitable[None]]:
     return wait
 
 
-@pytest_asyncio.fixture(params=["inproc", "uds", "tcp"])
-async def three(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+@pytest.fixture(params=["inproc", "uds", "tcp"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Of the addresses in a cluster in this loop."""
+    name: str = request.param
+    return name
+
+
+@pytest_asyncio.fixture
+async def three(scheme: str) -> AsyncIterator[Cluster]:
     """Nodes of a cluster in this loop."""
-    async with cluster(nodes=3, num_cpus=2, scheme=request.param) as made:
+    async with cluster(nodes=3, num_cpus=2, scheme=scheme) as made:
         yield made
 
 

@@ -15,12 +15,6 @@ from actorlite.testing import NodeResources, cluster
 pytestmark = pytest.mark.asyncio
 
 
-@pytest.fixture(params=["inproc", "uds", "tcp"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 @al.remote
 async def where() -> str:
     return al.runtime_context().node_id

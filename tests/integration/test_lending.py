@@ -13,12 +13,6 @@ from actorlite.testing import cluster
 pytestmark = pytest.mark.asyncio
 
 
-@pytest.fixture(params=["inproc", "uds", "tcp"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 class Member(al.Actor):
     async def node(self) -> str:
         return al.runtime_context().node_id

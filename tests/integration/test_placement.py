@@ -1,38 +1,22 @@
-"""Placement groups and scheduling strategies, over nodes in this loop."""
+"""Placement groups, over nodes in this loop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import pickle
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 import actorlite as al
 from actorlite import errors
 from actorlite.context import current_runtime
-from actorlite.ids import ProcessId
 from actorlite.resources import NodeResources
 from actorlite.testing import Cluster, cluster
-from actorlite.wire.groups import CreateGroup, GroupShape
 
 pytestmark = pytest.mark.asyncio
-
-
-@pytest.fixture(params=["inproc", "uds", "tcp"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
-@pytest_asyncio.fixture
-async def three(scheme: str) -> AsyncIterator[Cluster]:
-    async with cluster(nodes=3, num_cpus=2, scheme=scheme) as made:
-        yield made
 
 
 class Member(al.Actor):
@@ -553,51 +537,13 @@ async def test_a_group_ends_with_its_session_unless_it_is_detached(three: Cluste
     assert (await al.placement_group_table())[kept.id].is_detached
 
 
-@al.remote
-async def make_group(bundles: int) -> Any:
-    group = await al.placement_group([{"CPU": 1}] * bundles, strategy="STRICT_SPREAD")
-    await group.ready(10)
-    return group
-
-
-def on(node: Any) -> Any:
-    return {"scheduling_strategy": al.NodeAffinityStrategy(node.id)}
-
-
-async def test_a_group_outlives_the_node_of_the_worker_that_made_it(three: Cluster, eventually: Any) -> None:
-    _, second, _ = three.nodes
-    group = await make_group.options(**on(second))(3)
-    await three.kill_node(second)
-
-    async def has_lost_a_bundle() -> bool:
-        info = await group.state()
-        assert info.state != "REMOVED"
-        return info.state == "RESCHEDULING"
-
-    await eventually(has_lost_a_bundle)
-
-
-async def test_a_group_ends_with_the_node_of_the_driver_of_whoever_made_it(three: Cluster, eventually: Any) -> None:
-    _, second, third = three.nodes
-    async with AsyncExitStack() as stack:
-        runtime = await three.connect(second, stack)
-        token = current_runtime.set(runtime)
-        group = await make_group.options(**on(third))(1)
-        current_runtime.reset(token)
-        await three.kill_node(second)
-
-        async def ended() -> bool:
-            return (await al.placement_group_table())[group.id].state == "REMOVED"
-
-        await eventually(ended)
-
-
-async def test_no_group_is_made_for_a_driver_whose_node_is_gone(three: Cluster) -> None:
-    first, second, _ = three.nodes
-    await three.kill_node(second)
-    body = CreateGroup(GroupShape("late", ((("CPU", 10_000),),)), owner="job", home=ProcessId(second.id))
-    with pytest.raises(errors.PlacementGroupError, match=f"node {second.id} of the driver of job job is gone"):
-        first.node.groups.coordinator.create(body)
+async def test_a_request_that_fits_no_bundle_is_refused_at_once(three: Cluster) -> None:
+    group = await al.placement_group([{"CPU": 1}])
+    inside = al.PlacementGroupStrategy(group)
+    with pytest.raises(ValueError, match=r"where needs {CPU: 2} and cannot fit into any bundle"):
+        where.options(num_cpus=2, scheduling_strategy=inside).remote()
+    with pytest.raises(ValueError, match=r"Member needs {CPU: 2} and cannot fit"):
+        Member.options(num_cpus=2, scheduling_strategy=inside).remote()
 
 
 async def test_names_of_groups_are_unique(three: Cluster) -> None:
@@ -609,145 +555,3 @@ async def test_names_of_groups_are_unique(three: Cluster) -> None:
     assert await al.get_placement_group("once") == again != group
     with pytest.raises(ValueError, match="name='' is empty"):
         await al.get_placement_group("")
-
-
-async def test_without_the_leading_node_groups_stay_but_none_is_made(scheme: str, eventually: Any) -> None:
-    async with cluster(nodes=2, num_cpus=2, scheme=scheme) as made, AsyncExitStack() as stack:
-        runtime = await made.connect(made.nodes[1], stack)
-        token = current_runtime.set(runtime)
-        group = await al.placement_group(
-            [{"CPU": 1}], lifetime="detached", bundle_label_selector=None, strategy="STRICT_PACK"
-        )
-        await group.ready(10)
-        await made.kill_node(made.nodes[0])
-        with pytest.raises(errors.ControlUnavailable, match="the node that leads the cluster is gone"):
-            await al.placement_group([{"CPU": 1}])
-        current_runtime.reset(token)
-
-
-async def test_nothing_is_kept_for_a_group_when_the_leading_node_is_gone(
-    scheme: str, gate: Any, eventually: Any
-) -> None:
-    @al.remote(num_cpus=2)
-    def hold() -> None:
-        gate.hold()
-
-    async with cluster(nodes=2, num_cpus=2, scheme=scheme) as made, AsyncExitStack() as stack:
-        runtime = await made.connect(made.nodes[1], stack)
-        token = current_runtime.set(runtime)
-        held = hold.options(scheduling_strategy=al.NodeAffinityStrategy(made.nodes[1].id)).remote()
-        await gate.arrived()
-        await al.placement_group([{"CPU": 2}] * 2, strategy="STRICT_SPREAD")
-        turns = made.nodes[1].node.table.turns
-
-        async def is_kept() -> bool:
-            return turns.groups_wait
-
-        async def is_over() -> bool:
-            return not turns.keeps
-
-        await eventually(is_kept)
-        await made.kill_node(made.nodes[0])
-        await eventually(is_over)
-        gate.open()
-        await al.get(held, timeout=20)
-        current_runtime.reset(token)
-
-
-async def test_a_node_that_joins_is_asked_for_room_when_it_knows_who_asks(
-    scheme: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with cluster(nodes=1, num_cpus=1, scheme=scheme) as made:
-        group = await al.placement_group([{"CPU": 2}])
-        node = await made.add_node(2)
-        await group.ready(10)
-        assert (await group.state()).nodes == (node.id,)
-        assert not [each for each in caplog.messages if "could not do" in each]
-
-
-async def test_a_node_that_joins_keeps_room_for_a_group_that_waits(scheme: str, gate: Any, eventually: Any) -> None:
-    @al.remote(num_cpus=2)
-    def hold() -> None:
-        gate.hold()
-
-    async with cluster(nodes=1, num_cpus=2, scheme=scheme) as made:
-        held = hold.remote()
-        await gate.arrived()
-        group = await al.placement_group([{"CPU": 2}] * 2, strategy="STRICT_SPREAD")
-        node = await made.add_node(2)
-
-        async def is_kept() -> bool:
-            return list(node.node.table.turns.keeps) == [group.id]
-
-        await eventually(is_kept)
-        gate.open()
-        await al.get(held, timeout=20)
-        await group.ready(10)
-
-
-async def test_nothing_is_kept_when_no_group_is_left(scheme: str) -> None:
-    async with cluster(nodes=1, num_cpus=1, scheme=scheme) as made:
-        first = await al.placement_group([{"CPU": 1}])
-        await first.ready(10)
-        second = await al.placement_group([{"CPU": 1}])
-        assert (await second.state()).state == "PENDING"
-        await al.remove_placement_group(first)
-        await second.ready(10)
-        await al.remove_placement_group(second)
-        assert [node.node.table.turns.keeps for node in made.nodes] == [{}]
-
-
-async def test_a_request_that_fits_no_bundle_is_refused_at_once(three: Cluster) -> None:
-    group = await al.placement_group([{"CPU": 1}])
-    inside = al.PlacementGroupStrategy(group)
-    with pytest.raises(ValueError, match=r"where needs {CPU: 2} and cannot fit into any bundle"):
-        where.options(num_cpus=2, scheduling_strategy=inside).remote()
-    with pytest.raises(ValueError, match=r"Member needs {CPU: 2} and cannot fit"):
-        Member.options(num_cpus=2, scheduling_strategy=inside).remote()
-
-
-async def test_affinity_to_a_node(three: Cluster) -> None:
-    for node in three.nodes:
-        strategy = al.NodeAffinityStrategy(node.id)
-        assert await where.options(scheduling_strategy=strategy)() == node.id
-        actor = Member.options(scheduling_strategy=strategy).remote()
-        assert await actor.node() == node.id
-    gone = three.nodes[2]
-    await three.kill_node(gone)
-    with pytest.raises(errors.TaskUnschedulableError, match=f"node {gone.id} is not in the cluster"):
-        await where.options(scheduling_strategy=al.NodeAffinityStrategy(gone.id))()
-    soft = al.NodeAffinityStrategy(gone.id, soft=True)
-    assert await where.options(scheduling_strategy=soft)() != gone.id
-    with pytest.raises(errors.TaskUnschedulableError, match="lacks CPU: 1"):
-        await where.options(num_cpus=3, scheduling_strategy=al.NodeAffinityStrategy(three.nodes[0].id))()
-
-
-async def test_spread_goes_round_all_nodes(three: Cluster) -> None:
-    actors = [Member.options(num_cpus=1, scheduling_strategy="SPREAD").remote() for _ in range(3)]
-    assert {await actor.node() for actor in actors} == {node.id for node in three.nodes}
-
-
-async def test_labels_select_nodes(scheme: str) -> None:
-    kinds = ({"zone": "a"}, {"zone": "b", "disk": "fast"}, {"zone": "b"})
-    nodes = [NodeResources(num_cpus=2, labels=labels) for labels in kinds]
-    async with cluster(nodes=nodes, scheme=scheme) as made:
-        ids = [node.id for node in made.nodes]
-
-        async def found(selector: dict[str, str], *fallback: dict[str, str]) -> str:
-            strategies = [{"label_selector": each} for each in fallback]
-            return await where.options(label_selector=selector, fallback_strategy=strategies)()
-
-        assert await found({"zone": "a"}) == ids[0]
-        assert await found({"zone": "b", "disk": "fast"}) == ids[1]
-        assert await found({"zone": "!a", "disk": "!in(fast, slow)"}) == ids[2]
-        assert await found({"zone": "c"}, {"zone": "in(b)", "disk": "!fast"}) == ids[2]
-        with pytest.raises(
-            errors.TaskUnschedulableError, match=r"where needs CPU: 1 and no node .*not \[zone in \(c\)\]"
-        ):
-            await found({"zone": "c"})
-        assert [await found({"actorlite.io/node-id": each}) for each in ids] == ids, "every node says who it is"
-        group = await al.placement_group(
-            [{"CPU": 1}, {"CPU": 1}], bundle_label_selector=[{"zone": "a"}, {"disk": "fast"}]
-        )
-        await group.ready(10)
-        assert (await group.state()).nodes == (ids[0], ids[1])

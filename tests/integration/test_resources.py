@@ -256,11 +256,6 @@ async def test_requests_go_to_the_node_that_has_it() -> None:
         ]
 
 
-@pytest.fixture(params=["inproc", "uds", "tcp"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 async def test_another_driver_gets_its_share(scheme: str) -> None:
     async with local_cluster(scheme=scheme, num_cpus=1) as session:
         stop = asyncio.Event()
