@@ -74,6 +74,8 @@ class Deaths:
         if said is not None:
             death: Death = said[1]
             return death
+        if (text := self._departed.get(body.process)) is not None:
+            return Death(True, text)  # its node has gone while the others were asked
         return Death(True, f"process {body.process} is not known to {'any' if self._members.views else 'its'} node")
 
     def __repr__(self) -> str:

@@ -19,6 +19,9 @@ from actorlite.wire.messages import Request, encode
 from actorlite.wire.nodes import JobInfo
 from actorlite.wire.requests import Lease, LeaseWorker, ReturnLease, WithdrawLeases
 
+MAX_WORKERS = 1000
+"""Of other nodes that are remembered."""
+
 
 class NodeLost(Exception):
     """The other node is gone, or is about to go: the request has to go elsewhere."""
@@ -36,6 +39,9 @@ class Redirects:
         self._tickets: dict[tuple[Peer, int], tuple[Peer, int]] = {}
         """Requests under way: the other node, and our ticket there."""
         self._late: set[asyncio.Task[object]] = set()
+        self._workers: dict[ProcessId, ProcessId] = {}
+        """Workers that were leased, the latest last, and their nodes: also when they were returned, for they end with
+        their node, and whoever had them may ask only then how."""
 
     async def lease(self, peer: Peer, body: LeaseWorker, job: Job, node: ProcessId) -> Lease | None:
         """Ask another node; None when the request was withdrawn. Raises `NodeLost`, and what that node answers."""
@@ -72,6 +78,10 @@ class Redirects:
             return None
         number = self._number()
         self._leases[number] = node, lease, owner
+        self._workers.pop(lease.process, None)
+        self._workers[lease.process] = node
+        if len(self._workers) > MAX_WORKERS:
+            del self._workers[next(iter(self._workers))]
         return Lease(number, lease.process, lease.address, lease.pid)
 
     def give_back(self, body: ReturnLease) -> bool:
@@ -102,11 +112,12 @@ class Redirects:
         self._leases = {number: each for number, each in self._leases.items() if each[2] != process}
 
     def node_lost(self, node: ProcessId) -> list[ProcessId]:
-        """The workers that were leased there, which are gone with it."""
-        gone = {number: each for number, each in self._leases.items() if each[0] == node}
-        for number in gone:
-            del self._leases[number]
-        return [lease.process for _, lease, _ in gone.values()]
+        """The workers that were leased there, lately, which are gone with it."""
+        self._leases = {number: each for number, each in self._leases.items() if each[0] != node}
+        gone = [worker for worker, there in self._workers.items() if there == node]
+        for worker in gone:
+            del self._workers[worker]
+        return gone
 
     def _return(self, there: Peer, number: int, *, reuse: bool = True, retire: bool = False) -> None:
         there.tell(encode(Request(next(self._hub.numbers), ReturnLease(number, reuse, retire))))
