@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import actorlite as al
+from actorlite.context import find_runtime
 from actorlite.state.queues import LeaseRequest
 from actorlite.state.turns import PATIENCE
 from actorlite.testing import NodeResources, cluster
@@ -180,3 +181,14 @@ async def test_a_request_for_a_whole_device_is_not_sent_where_only_parts_are_fre
         assert await al.get(where.options(num_gpus=1).remote(), timeout=10) == whole.id
         assert not asked
         del some
+
+
+async def test_how_a_worker_ended_is_known_when_it_was_returned_before_its_node_was_lost(scheme: str) -> None:
+    async with cluster(nodes=2, num_cpus=1, scheme=scheme) as found:
+        second = found.nodes[1]
+        member = Member.options(scheduling_strategy=al.NodeAffinityStrategy(second.id)).remote()
+        assert await member.node() == second.id
+        (worker,) = [each.process for each in second.node.workers.records.values() if each.lease]
+        await al.kill(member)
+        await found.kill_node(second)
+        assert "its node (pid" in await find_runtime().node.why_died(worker)
