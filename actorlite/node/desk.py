@@ -144,6 +144,8 @@ class LeaseDesk:
         if not await self._granted(peer, body, request):
             return None
         try:
+            if not self.tables.holds(number):
+                raise BundleMoved("its bundle was given back before it had a worker")
             record = await self._worker_for(owner, request, job)
         except BaseException:
             self._release(number)

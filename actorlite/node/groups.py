@@ -171,8 +171,9 @@ class Coordinator:
         record = self._records.pop(group, None)
         if record is None:
             earlier = self._removed.get(group)
-            if earlier is not None and earlier.detached and group not in self._ending:
-                return [self._spawn(self._kept.forgotten(group))]
+            if earlier is not None and earlier.detached:
+                goes_on = [task for task in self._ending.get(group, ()) if not task.done()]
+                return [*goes_on, self._spawn(self._kept.forgotten(group))]
             return self._ending.get(group)
         if record.detached:
             self._kept.forget(group)

@@ -73,7 +73,7 @@ class Idle:
         self._workers.append(record)
         if self._pool.places.is_wanted:
             self.place_wanted()
-        elif self._reaping is None and (len(self) > self._limits.idle or self._limits.idle_bytes is not None):
+        if self._reaping is None and (len(self) > self._limits.idle or self._limits.idle_bytes is not None):
             self._reaping = self._pool.spawn(self._reap())
 
     def discard(self, record: WorkerRecord) -> None:
@@ -149,15 +149,16 @@ class Idle:
                     continue  # it ended while it was asked
                 if ends:
                     self._pool.kill(record, "it was idle and not needed")
-                elif not record.ended.is_set():
-                    record.idle_since = self._loop.time()
-                    self._workers.append(record)
+                elif record.use == "idle":
+                    self._pool.release(record)  # somebody may want it by now
         finally:
             self._reaping = None
 
     def _surplus(self, ripe: list[WorkerRecord]) -> WorkerRecord | None:
         most_bytes = self._limits.idle_bytes
         sizes = [0 if most_bytes is None else resident_bytes(each.pid) for each in ripe]
+        if most_bytes is not None and sum(sizes) > most_bytes:
+            sizes = [private_bytes(each.pid) for each in ripe]
         found = surplus(len(self), self._limits.idle, sizes, most_bytes)
         return None if found is None else ripe[found]
 
@@ -172,9 +173,19 @@ async def may_end(record: WorkerRecord, number: int) -> bool:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process, without files and the object store; 0 when it has ended."""
+    """Memory of a process, without files and the object store, but with what it shares with the process that it was
+    forked from; 0 when it has ended. Quickly read."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
     except OSError:
         return 0
     return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that its end would free; 0 when it has ended. Takes a millisecond for some hundred megabytes."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

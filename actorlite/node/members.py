@@ -140,7 +140,8 @@ class Members:
                 continue
             known.add(address)
             peer = await self._hub.connect(address)
-            answer = await peer.request(next(self._hub.numbers), JoinNode(load_of(self.here())))
+            led_by = self.leader if self.views or self.lost else NO_LEADER
+            answer = await peer.request(next(self._hub.numbers), JoinNode(load_of(self.here()), led_by))
             if not isinstance(answer, KnownNodes):
                 raise ProtocolError(f"{peer!r} at {address} is not a node")
             self.led_by = leader = answer.leader or leader  # some may have lost it, and others not
@@ -246,6 +247,7 @@ class Members:
         if peer.identity.role != "node":
             raise ProtocolError(f"{peer!r} is not a node: it cannot join")
         others = tuple([each.identity.address for each in self.peers if each is not peer])
+        self.led_by = self.led_by or body.leader  # who leads may come back, and this one have joined meanwhile
         self._know(peer, body.load, hears=False)  # it does not know who leads
         return KnownNodes(load_of(self.here()), others, self.leader)
 

@@ -84,6 +84,8 @@ class JoinNode(_NodeMessage, tag=135, frozen=True):
     on it is obeyed."""
 
     load: NodeLoad
+    leader: ProcessId = ProcessId("")
+    """The node that control is on, as far as the sender knows; empty when it is new."""
 
 
 class DrainNode(_NodeMessage, tag=139, frozen=True):

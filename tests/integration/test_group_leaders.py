@@ -153,3 +153,20 @@ async def test_nothing_is_kept_when_no_group_is_left(scheme: str) -> None:
         await second.ready(10)
         await al.remove_placement_group(second)
         assert [node.node.table.turns.keeps for node in made.nodes] == [{}]
+
+
+async def test_work_whose_bundle_goes_before_it_has_a_worker_looks_again(scheme: str, monkeypatch: Any) -> None:
+    async with cluster(nodes=1, num_cpus=1, scheme=scheme) as found:
+        desk = found.nodes[0].node.desk
+        group = await al.placement_group([{"CPU": 1}])
+        await group.ready(10)
+        granted = desk._granted
+
+        async def granted_and_gone(peer: Any, body: Any, request: Any) -> bool:
+            answer = await granted(peer, body, request)
+            await al.remove_placement_group(group)
+            return answer
+
+        monkeypatch.setattr(desk, "_granted", granted_and_gone)
+        with pytest.raises(errors.TaskPlacementGroupRemoved):
+            await where.options(scheduling_strategy=al.PlacementGroupStrategy(group))()

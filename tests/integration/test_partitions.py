@@ -252,3 +252,15 @@ async def test_who_cannot_reach_a_bundle_asks_again_after_pauses(
             await al.get(where.options(scheduling_strategy=there, schedule_timeout=0.5).remote(), timeout=10)
         current_runtime.reset(token)
     assert 1 < asked < 30
+
+
+async def test_a_node_that_came_while_the_leading_node_was_cut_off_obeys_it_when_it_is_back(three: Cluster) -> None:
+    first, second, third = three.nodes
+    await three.partition([first], [second, third])
+    three.nodes[:] = [second, third, first]  # the next one joins through the second, and the first one joins that
+    fourth = await three.add_node(2)
+    assert not fourth.node.members.leader and first.id not in fourth.views
+    await three.heal()
+    assert [node.node.members.leader for node in three.nodes] == [first.id] * 4
+    group = await al.placement_group([{"CPU": 2}] * 4, strategy="STRICT_SPREAD")
+    await group.ready(10)

@@ -11,7 +11,7 @@ import pytest
 
 from actorlite.errors import ConnectionLost
 from actorlite.ids import ProcessId
-from actorlite.node.idle import Limits, resident_bytes
+from actorlite.node.idle import Limits, private_bytes, resident_bytes
 from actorlite.node.records import Job, WorkerRecord
 from actorlite.node.workers import WorkerPool
 from actorlite.wire.requests import Yes
@@ -40,9 +40,9 @@ class Asked:
         self.killed.set()
 
 
-def pool_of(limit: int, most_bytes: int | None = None) -> WorkerPool:
+def pool_of(limit: int, most_bytes: int | None = None, most: int | None = None) -> WorkerPool:
     unused: Any = None
-    limits = Limits(limit, idle_bytes=most_bytes)
+    limits = Limits(limit, most, most_bytes)
     return WorkerPool(unused, unused, unused, limits, lambda record, text: None, itertools.count(1))
 
 
@@ -81,9 +81,24 @@ async def test_reaping_goes_on_when_a_worker_does_not_answer(monkeypatch: pytest
     assert blocked.numbers and not blocked.killed.is_set() and len(pool.idle) == 1, "it may be of use again"
 
 
+async def test_who_comes_while_the_only_worker_is_asked_whether_it_may_end_gets_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actorlite.node.idle.IDLE_S", 0.0)
+    monkeypatch.setattr("actorlite.node.idle.ANSWER_S", 0.05)
+    pool, peer = pool_of(0, most=1), Asked(blocked=True)
+    record = pool.records[ProcessId("worker-1")] = worker(1, peer)
+    pool.release(record)
+    async with asyncio.timeout(10):
+        while not peer.numbers:
+            await asyncio.sleep(0)
+        assert await pool.acquire(record.job) is record
+
+
 async def test_the_largest_idle_workers_end_when_they_have_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actorlite.node.idle.IDLE_S", 0.0)
-    monkeypatch.setattr("actorlite.node.idle.resident_bytes", {1: 10, 2: 40, 3: 30, 4: 20}.__getitem__)
+    monkeypatch.setattr("actorlite.node.idle.resident_bytes", lambda pid: 1000)  # with what all of them share
+    monkeypatch.setattr("actorlite.node.idle.private_bytes", {1: 10, 2: 40, 3: 30, 4: 20}.__getitem__)
     pool, peers = pool_of(9, most_bytes=35), [Asked(pid=pid) for pid in range(1, 5)]
     for index, peer in enumerate(peers):
         pool.release(worker(index, peer))
@@ -97,4 +112,5 @@ async def test_the_largest_idle_workers_end_when_they_have_too_much_memory(monke
 
 async def test_what_a_process_has_for_itself() -> None:
     assert resident_bytes(os.getpid()) > 1_000_000
-    assert resident_bytes(2**30) == 0, "it has ended"
+    assert 0 < private_bytes(os.getpid()) < 2**50
+    assert resident_bytes(2**30) == private_bytes(2**30) == 0, "it has ended"

@@ -633,8 +633,8 @@ GOLDEN = {
         "944ace000138800290",
     ),
     "join node": (
-        Request(1, JoinNode(NodeLoad(40_000, 10_000))),
-        "93280192cc879a46cd9c40cd271090909090c29090",
+        Request(1, JoinNode(NodeLoad(40_000, 10_000), "n-1")),
+        "93280193cc879a46cd9c40cd271090909090c29090a36e2d31",
     ),
     "has object": (
         Request(1, HasObject("w-1")),
