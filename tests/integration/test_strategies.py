@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 import actorlite as al
@@ -14,16 +12,9 @@ from actorlite.testing import Cluster, cluster
 pytestmark = pytest.mark.asyncio
 
 
-class Member(al.Actor):
-    def __init__(self) -> None:
-        self.calls = 0
-
+class Somewhere(al.Actor):
     async def node(self) -> str:
-        self.calls += 1
         return al.runtime_context().node_id
-
-    async def hold(self) -> None:
-        await asyncio.Event().wait()
 
 
 @al.remote
@@ -35,7 +26,7 @@ async def test_affinity_to_a_node(three: Cluster) -> None:
     for node in three.nodes:
         strategy = al.NodeAffinityStrategy(node.id)
         assert await where.options(scheduling_strategy=strategy)() == node.id
-        actor = Member.options(scheduling_strategy=strategy).remote()
+        actor = Somewhere.options(scheduling_strategy=strategy).remote()
         assert await actor.node() == node.id
     gone = three.nodes[2]
     await three.kill_node(gone)
@@ -48,7 +39,7 @@ async def test_affinity_to_a_node(three: Cluster) -> None:
 
 
 async def test_spread_goes_round_all_nodes(three: Cluster) -> None:
-    actors = [Member.options(num_cpus=1, scheduling_strategy="SPREAD").remote() for _ in range(3)]
+    actors = [Somewhere.options(num_cpus=1, scheduling_strategy="SPREAD").remote() for _ in range(3)]
     assert {await actor.node() for actor in actors} == {node.id for node in three.nodes}
 
 

@@ -53,6 +53,14 @@ def worker(index: int, peer: Any) -> WorkerRecord:
     return record
 
 
+async def until_killed(pool: WorkerPool, first: Asked, second: Asked) -> None:
+    """Both become idle; the second one ends."""
+    for index, peer in enumerate([first, second]):
+        pool.release(worker(index, peer))
+    async with asyncio.timeout(10):
+        await second.killed.wait()
+
+
 async def test_a_worker_that_is_asked_twice_at_once_is_asked_by_two_numbers() -> None:
     pool, peer = pool_of(0), Asked()
     record = worker(1, peer)
@@ -63,10 +71,7 @@ async def test_a_worker_that_is_asked_twice_at_once_is_asked_by_two_numbers() ->
 async def test_reaping_goes_on_when_a_worker_ends_while_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actorlite.node.idle.IDLE_S", 0.0)
     pool, lost, next_one = pool_of(0), Asked(lost=True), Asked()
-    for index, peer in enumerate([lost, next_one]):
-        pool.release(worker(index, peer))
-    async with asyncio.timeout(10):
-        await next_one.killed.wait()
+    await until_killed(pool, lost, next_one)
     assert lost.numbers and not lost.killed.is_set()
 
 
@@ -74,10 +79,7 @@ async def test_reaping_goes_on_when_a_worker_does_not_answer(monkeypatch: pytest
     monkeypatch.setattr("actorlite.node.idle.IDLE_S", 0.0)
     monkeypatch.setattr("actorlite.node.idle.ANSWER_S", 0.05)
     pool, blocked, next_one = pool_of(1), Asked(blocked=True), Asked()
-    for index, peer in enumerate([blocked, next_one]):
-        pool.release(worker(index, peer))
-    async with asyncio.timeout(10):
-        await next_one.killed.wait()
+    await until_killed(pool, blocked, next_one)
     assert blocked.numbers and not blocked.killed.is_set() and len(pool.idle) == 1, "it may be of use again"
 
 
